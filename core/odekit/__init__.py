@@ -1,0 +1,105 @@
+"""odekit: learn vector fields from data, solve them, and write down the equations.
+
+>>> import torch, odekit
+>>> solution = odekit.solve(lambda t, y: -y, torch.ones(1), [0.0, 1.0])
+>>> solution.y.shape
+torch.Size([2, 1])
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from odekit.controller import Decision, StepController, error_norm
+from odekit.errors import (
+    BrokenPluginError,
+    DataWarning,
+    DiscoveryError,
+    IncompatibleError,
+    MissingDependencyError,
+    NameConflictError,
+    OdekitError,
+    PluginError,
+    PluginWarning,
+    ProblemError,
+    SolveError,
+    Status,
+    UnknownNameError,
+)
+from odekit.field import DiffusionField, Field, SeparableField, State, VectorField
+from odekit.gradient import GradientMethod
+from odekit.postprocess import PostProcessor, discover, postprocess
+from odekit.problem import Integrate, Problem, Trajectory
+from odekit.registry import components, create
+from odekit.series import TimeSeries
+from odekit.solution import DenseOutput, Solution, Stats
+from odekit.solve import solve
+from odekit.solver import FlatField, Segment, Solver, Step, Trait
+from odekit.tableau import ButcherTableau, advance, weighted_sum
+from odekit.training import Fit, Trainer, fit
+
+if TYPE_CHECKING:
+    from odekit.equations import Alternative, Equations, Term
+
+_LATE = {"Equations": "equations", "Alternative": "equations", "Term": "equations"}
+
+
+def __getattr__(name: str) -> Any:
+    """Names that few programs need are imported when they are first used."""
+    if name in _LATE:
+        return getattr(importlib.import_module(f"odekit.{_LATE[name]}"), name)
+    raise AttributeError(f"module 'odekit' has no attribute {name!r}")
+
+
+__all__ = [
+    "Alternative",
+    "BrokenPluginError",
+    "ButcherTableau",
+    "DataWarning",
+    "Decision",
+    "DenseOutput",
+    "DiffusionField",
+    "DiscoveryError",
+    "Equations",
+    "Field",
+    "Fit",
+    "FlatField",
+    "GradientMethod",
+    "IncompatibleError",
+    "Integrate",
+    "MissingDependencyError",
+    "NameConflictError",
+    "OdekitError",
+    "PluginError",
+    "PluginWarning",
+    "PostProcessor",
+    "Problem",
+    "ProblemError",
+    "Segment",
+    "SeparableField",
+    "Solution",
+    "SolveError",
+    "Solver",
+    "State",
+    "Stats",
+    "Status",
+    "Step",
+    "StepController",
+    "Term",
+    "TimeSeries",
+    "Trainer",
+    "Trait",
+    "Trajectory",
+    "UnknownNameError",
+    "VectorField",
+    "advance",
+    "components",
+    "create",
+    "discover",
+    "error_norm",
+    "fit",
+    "postprocess",
+    "solve",
+    "weighted_sum",
+]

@@ -1,0 +1,144 @@
+"""Bad input ends here, in one clear line that names the argument and what to type instead."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from odekit.errors import IncompatibleError, ProblemError
+from odekit.field import State, VectorField
+from odekit.solver import Solver
+
+DTYPES = (torch.float32, torch.float64, torch.complex64, torch.complex128)
+
+
+def check_state(y0: State, *, per_sample: bool) -> list[Tensor]:
+    """The leaves of ``y0``, all tensors of one supported dtype on one device.
+
+    Raises:
+        ProblemError: a value that cannot be solved.
+        IncompatibleError: leaves that do not go together.
+    """
+    leaves = pytree.tree_leaves(y0)
+    if not leaves:
+        raise ProblemError("y0 is empty; give a tensor, or a tuple, list or dict of tensors")
+    for leaf in leaves:
+        if not isinstance(leaf, Tensor):
+            raise ProblemError(
+                f"y0 must be made of tensors, got {type(leaf).__name__}; write "
+                "torch.tensor(..., dtype=torch.float64)"
+            )
+        if leaf.dtype not in DTYPES:
+            raise ProblemError(
+                f"y0 has dtype {leaf.dtype}, which cannot be integrated accurately; convert it, "
+                "for example with y0.float() or y0.double()"
+            )
+        if leaf.numel() == 0:
+            raise ProblemError(f"y0 has no entries: shape {tuple(leaf.shape)}")
+    for name, values in (
+        ("dtype", {leaf.dtype for leaf in leaves}),
+        ("device", {leaf.device for leaf in leaves}),
+    ):
+        if len(values) > 1:
+            raise IncompatibleError(
+                f"all tensors of y0 must share one {name}, got {', '.join(map(str, values))}"
+            )
+    if per_sample:
+        counts = {leaf.shape[0] if leaf.dim() else None for leaf in leaves}
+        if None in counts or len(counts) > 1:
+            raise ProblemError(
+                "per_sample=True needs a leading sample axis of one length in every tensor of y0, "
+                f"got shapes {', '.join(str(tuple(leaf.shape)) for leaf in leaves)}"
+            )
+    return leaves
+
+
+def check_times(t: Any, leaf: Tensor, *, per_sample: bool) -> Tensor:
+    """Output times as float64, ``(n,)`` or ``(lanes, n)``.
+
+    Raises:
+        ProblemError: not strictly monotone, not finite, or of the wrong shape.
+        IncompatibleError: on another device than ``y0``.
+    """
+    if not isinstance(t, Tensor):
+        try:
+            t = torch.as_tensor(t, dtype=torch.float64, device=leaf.device)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise ProblemError(f"t must be numbers or a tensor, got {t!r}: {error}") from None
+    if t.device != leaf.device:
+        raise IncompatibleError(
+            f"y0 is on {leaf.device} and t on {t.device}; move one: t.to({str(leaf.device)!r})"
+        )
+    if t.is_complex() or t.dtype is torch.bool:
+        raise ProblemError(f"t must be real, got {t.dtype}")
+    t = t.to(torch.float64)
+    if t.dim() not in ((1, 2) if per_sample else (1,)) or t.shape[-1] == 0:
+        shapes = "(n,) or (lanes, n)" if per_sample else "(n,)"
+        more = "" if per_sample or t.dim() != 2 else "; times per sample need per_sample=True"
+        raise ProblemError(f"t must have shape {shapes}, got {tuple(t.shape)}{more}")
+    if per_sample and t.dim() == 2 and len(t) != len(leaf):
+        raise ProblemError(
+            f"t has {len(t)} rows for {len(leaf)} samples; give one row per sample, or (n,)"
+        )
+    _check_values(t.detach())
+    return t.expand(len(leaf), -1) if per_sample and t.dim() == 1 else t
+
+
+def _check_values(t: Tensor) -> None:
+    if not bool(torch.isfinite(t).all()):
+        raise ProblemError("t must be finite, got NaN or infinity")
+    steps = t.diff(dim=-1)
+    if bool((steps > 0).all()) or bool((steps < 0).all()):
+        return
+    rows = t if t.dim() == 2 else t[None]
+    for row in rows:
+        gaps = row.diff()
+        turn = (gaps * gaps[0] <= 0).nonzero()
+        if len(turn):
+            i = int(turn[0])
+            raise ProblemError(
+                "t must be strictly increasing or strictly decreasing, got "
+                f"t[{i}] = {float(row[i]):.9g} before t[{i + 1}] = {float(row[i + 1]):.9g}; "
+                "sort it and drop repeated times"
+            )
+    raise ProblemError("t must run in one direction for all samples; solve the two groups apart")
+
+
+def check_field(field: VectorField, solver: Solver) -> None:
+    """Whether the field offers what the solver asks for.
+
+    Raises:
+        IncompatibleError: not callable, or without the methods of the solver's protocol.
+    """
+    if not callable(field):
+        raise IncompatibleError(
+            f"field must be callable as field(t, y), got {type(field).__name__}"
+        )
+    wanted = type(solver).field_type
+    if wanted is not VectorField and not isinstance(field, wanted):
+        raise IncompatibleError(
+            f"solver {type(solver).__name__} needs a field that is a {wanted.__name__}; "
+            f"{type(field).__name__} lacks its methods"
+        )
+
+
+def check_counts(max_steps: int, save: str, step_size: float | None) -> None:
+    """Raises:
+    ProblemError: a number out of range, or an unknown word.
+    """  # noqa: D205, D415 - nothing to say beyond the error
+    if isinstance(max_steps, bool) or not isinstance(max_steps, int) or max_steps < 1:
+        raise ProblemError(f"max_steps must be a positive integer, got {max_steps!r}")
+    if save not in ("times", "steps"):
+        raise ProblemError(f"save must be 'times' or 'steps', got {save!r}")
+    if step_size is not None and not 0 < float(step_size) < float("inf"):
+        raise ProblemError(
+            f"step_size must be positive, got {step_size!r}; the direction comes from t"
+        )
+
+
+def tensors_of(tree: Any) -> list[Tensor]:
+    """The tensors of a pytree that ask for gradients."""
+    return [x for x in pytree.tree_leaves(tree) if isinstance(x, Tensor) and x.requires_grad]

@@ -1,0 +1,91 @@
+"""What both drivers share: where steps must end, and the field that counts its calls."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from odekit.controller import StepController
+from odekit.solver import FlatField
+
+SNAP = 1 + 1e-9
+"""A step that would leave less than a billionth of itself goes all the way."""
+
+TINY = 4 * torch.finfo(torch.float64).eps
+"""Steps shorter than this part of the time itself cannot be represented."""
+
+
+@dataclass(frozen=True)
+class Stop:
+    """A time that a step must end on.
+
+    Attributes:
+        at: the time as it will be recorded.
+        before: where the step ends; short of ``at`` when the field jumps there.
+        after: where the next step starts.
+    """
+
+    at: float
+    before: float
+    after: float
+
+    @property
+    def jump(self) -> bool:
+        """Whether the solver must start afresh."""
+        return self.before != self.after
+
+
+def stops_of(
+    controller: StepController, start: float, end: float, dtype: torch.dtype
+) -> list[Stop]:
+    """The stops after ``start`` up to ``end``, in the order in which they are met.
+
+    At a jump the field is evaluated on either side of it and never on it. The gap is a few
+    units in the last place of the field's own precision, so it costs no accuracy.
+    """
+    sign = 1.0 if end >= start else -1.0
+    gap = 4 * torch.finfo(dtype).eps * max(abs(start), abs(end)) * sign
+    jumps = {float(t) for t in controller.jump_times}
+    inner = jumps | {float(t) for t in controller.step_times}
+    inside = sorted((t for t in inner if 0 < (t - start) * sign < (end - start) * sign))
+    ordered = [*(inside if sign > 0 else reversed(inside)), end]
+    return [
+        Stop(t, t - gap, t + gap) if t in jumps and t != end else Stop(t, t, t) for t in ordered
+    ]
+
+
+class CountedField:
+    """The field with a count of its calls.
+
+    The controller's first guess needs the slope at the start, which most solvers have just
+    evaluated; the last call is remembered so that the same question costs nothing twice.
+    """
+
+    def __init__(self, field: FlatField) -> None:
+        self.field = field
+        self.calls = 0
+        self._last: tuple[Tensor, Tensor, Tensor] | None = None
+
+    def __call__(self, t: Tensor, y: Tensor) -> Tensor:
+        self.calls += 1
+        return self.field(t, y)
+
+    def start(self, t: Tensor, y: Tensor) -> Tensor:
+        """A call that is answered from memory when it repeats the one before."""
+        if self._last is not None and self._last[0] is t and self._last[1] is y:
+            return self._last[2]
+        slope = self(t, y)
+        self._last = (t, y, slope)
+        return slope
+
+    def forget(self) -> None:
+        """Drop the remembered call, so that nothing is kept alive."""
+        self._last = None
+
+
+def repeat(values: Sequence[int], device: torch.device) -> Tensor:
+    """Counts of the one lane as tensors ``(1,)``."""
+    return torch.tensor(values, dtype=torch.int64, device=device)

@@ -1,0 +1,112 @@
+"""From accepted steps to rows: the lean driver's output, interpolated in batches."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from odekit.problem import Problem
+from odekit.solution import DenseOutput, Segment, align, pick
+
+BATCH = 256
+"""Steps kept before their rows are interpolated, so that memory does not grow with the solve."""
+
+
+class Emitter:
+    """Collect accepted steps of one lane and turn them into rows.
+
+    A row at the end of a step is the step's own value. Rows inside steps are interpolated many
+    at a time. When the output times ask for gradients every row is interpolated, because the
+    slope in time comes from the interpolant.
+    """
+
+    def __init__(self, problem: Problem, times: list[float]) -> None:
+        self.problem, self.times = problem, times
+        self.sign = 1.0 if times[-1] >= times[0] else -1.0
+        self.attached = problem.t.requires_grad and torch.is_grad_enabled()
+        self.next = 1
+        self.blocks: list[Tensor] = [problem.y0[None]]
+        self.knots = [times[0]]
+        self.steps: list[tuple[float, float, Tensor, Tensor, tuple[Tensor, ...]]] = []
+        self.rows: list[tuple[int, int]] = []
+
+    def wants_inside(self, t1: float) -> bool:
+        """Whether a step that ends at ``t1`` will be interpolated."""
+        if self.problem.dense or self.attached:
+            return True
+        if self.problem.save == "steps" or self.next == len(self.times):
+            return False
+        return (self.times[self.next] - t1) * self.sign < 0
+
+    def add(
+        self, t: float, h: float, t1: float, y0: Tensor, y1: Tensor, dense: tuple[Tensor, ...]
+    ) -> None:
+        """Take an accepted step from ``t`` with length ``h``, recorded as ending at ``t1``."""
+        self.knots.append(t1)
+        if self.problem.save == "steps":
+            self.blocks.append(y1[None])
+            if self.problem.dense:
+                self.steps.append((t, h, y0, y1, dense))
+            return
+        first = self.next
+        while self.next < len(self.times) and (self.times[self.next] - t1) * self.sign <= 0:
+            self.next += 1
+        last = self.next
+        direct = last > first and self.times[last - 1] == t1 and not self.attached
+        inside = range(first, last - 1 if direct else last)
+        if inside or self.problem.dense:
+            self.rows += [(row, len(self.steps)) for row in inside]
+            self.steps.append((t, h, y0, y1, dense))
+        if direct:
+            self.flush()
+            self.blocks.append(y1[None])
+        elif len(self.steps) >= BATCH and not self.problem.dense:
+            self.flush()
+
+    def flush(self) -> None:
+        """Interpolate the rows that are waiting."""
+        if self.rows:
+            problem = self.problem
+            rows, index = (list(column) for column in zip(*self.rows, strict=True))
+            lowest = min(index)
+            kept = self.stacked(self.steps[lowest:])
+            t = problem.t[torch.tensor(rows, device=problem.t.device)]
+            where = torch.tensor([i - lowest for i in index], device=problem.t.device)
+            picked = pick(kept, where)
+            self.blocks.append(problem.solver.interpolate(picked, align(t, picked.y0)))
+            self.rows = []
+        if not self.problem.dense:
+            self.steps = []
+
+    def stacked(
+        self, steps: list[tuple[float, float, Tensor, Tensor, tuple[Tensor, ...]]]
+    ) -> Segment:
+        """Steps along a leading axis; their times depend on the start time."""
+        problem = self.problem
+        options = {"dtype": torch.float64, "device": problem.t.device}
+        if self.attached:
+            offsets = torch.tensor([s[0] - self.times[0] for s in steps], **options)  # type: ignore[arg-type]
+            t = problem.t[0] + offsets
+        else:
+            t = torch.tensor([s[0] for s in steps], **options)  # type: ignore[arg-type]
+        h = torch.tensor([s[1] for s in steps], **options)  # type: ignore[arg-type]
+        y0, y1 = torch.stack([s[2] for s in steps]), torch.stack([s[3] for s in steps])
+        dense = tuple(map(torch.stack, zip(*(s[4] for s in steps), strict=True)))
+        return Segment(t, h, y0, y1, dense)
+
+    def finish(self) -> tuple[Tensor, Tensor, DenseOutput | None]:
+        """Times, rows and dense output; rows that were not reached are NaN."""
+        problem = self.problem
+        self.flush()
+        if problem.save == "steps":
+            t = torch.tensor(self.knots, dtype=torch.float64, device=problem.t.device)
+        else:
+            t = problem.t
+            missing = len(self.times) - sum(map(len, self.blocks))
+            if missing:
+                self.blocks.append(problem.y0.new_full((missing, *problem.y0.shape), torch.nan))
+        y = torch.cat(self.blocks) if len(self.blocks) > 1 else self.blocks[0]
+        if not problem.dense or not self.steps:
+            return t, y, None
+        knots = torch.tensor(self.knots, dtype=torch.float64, device=problem.t.device)
+        return t, y, DenseOutput(problem.solver, knots, self.stacked(self.steps))

@@ -1,0 +1,321 @@
+"""The lane driver: every sample has its own time, step size, memory and status.
+
+The whole batch attempts a step together, since the field is written for the whole batch; each
+lane then keeps or drops its own part by ``torch.where``. A lane that has finished or failed
+waits at a harmless place. No lane meets another in a reduction, so each gets what it would get
+alone.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from odekit._engine.clock import SNAP, TINY, CountedField, stops_of
+from odekit.errors import Status
+from odekit.problem import Problem, Trajectory
+from odekit.solution import DenseOutput, Segment, Stats, locate
+from odekit.solver import Solver, Step
+
+CHUNK = 128
+"""Attempts kept before rows are interpolated, so that memory does not grow with the solve."""
+
+
+def integrate_lanes(problem: Problem) -> Trajectory:
+    """Integrate ``(lanes, dim)`` with a step size per lane."""
+    run = _Run(problem)
+    if problem.t.shape[1] > 1:
+        run.to_end()
+    return run.trajectory()
+
+
+class _Attempt(NamedTuple):
+    t: Tensor
+    h: Tensor
+    y0: Tensor
+    y1: Tensor
+    dense: tuple[Tensor, ...]
+
+
+class _Run:
+    """The moving parts of one solve; everything named in the singular is ``(lanes, ...)``."""
+
+    def __init__(self, problem: Problem) -> None:
+        self.problem = problem
+        self.lanes = len(problem.y0)
+        self.times = problem.t.detach()
+        self.attached = problem.t.requires_grad and torch.is_grad_enabled()
+        self.start = self.t = self.times[:, 0]
+        end = self.times[:, -1]
+        self.sign = torch.where(end >= self.start, 1.0, -1.0).to(self.t)
+        self.y = problem.y0
+        self.field = CountedField(problem.field)
+        zeros = torch.zeros(self.lanes, dtype=torch.int64, device=self.t.device)
+        self.status, self.attempts, self.accepted, self.evaluations = (zeros.clone() for _ in "1234")
+        self.active = (end - self.start) * self.sign > 0
+        self.real = self.y.dtype.to_real() if self.y.dtype.is_complex else self.y.dtype
+        self.completes = type(problem.solver).complete is not Solver.complete
+        self.history: list[_Attempt] = []
+        self.knots = [self.t]
+        self.safe: tuple[Tensor, Any] | None = None
+        self.rows: list[tuple[Tensor, Tensor, Tensor]] = []
+        self.emitted = torch.ones_like(zeros)
+
+    def clock(self, t: Tensor) -> Tensor:
+        """``(lanes, 1)`` as the solver sees it, attached to the start times."""
+        if self.attached:
+            t = self.problem.t[:, 0] + (t - self.start)
+        return t[:, None]
+
+    def _stops(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """``(lanes, m)`` times at, before and after each stop; ``(lanes,)`` how many there are."""
+        controller = self.problem.controller
+        if not (controller.step_times or controller.jump_times):
+            end = self.times[:, -1:]
+            return end, end, end, torch.ones_like(self.attempts)
+        lists = [
+            stops_of(controller, a, b, self.real)
+            for a, b in zip(self.start.tolist(), self.times[:, -1].tolist(), strict=True)
+        ]
+        longest = max(map(len, lists))
+        padded = [stops + stops[-1:] * (longest - len(stops)) for stops in lists]
+        table = torch.tensor(
+            [[(s.at, s.before, s.after) for s in stops] for stops in padded], dtype=torch.float64
+        ).to(self.t.device)
+        counts = torch.tensor([len(stops) for stops in lists], device=self.t.device)
+        return table[..., 0], table[..., 1], table[..., 2], counts
+
+    def to_end(self) -> None:
+        """Step until no lane is active."""
+        problem, solver, controller = self.problem, self.problem.solver, self.problem.controller
+        at, before, after, count = self._stops()
+        index = torch.zeros_like(self.attempts)
+        now = self.clock(self.t)
+        state = solver.init(self.field.start, now, self.y)
+        with torch.no_grad():
+            h, memory = controller.init(solver, self.field.start, now, self.y, self.times)
+        self.field.forget()
+        self.evaluations += self.field.calls
+        self.safe = (self.y.detach(), pytree.tree_map(_detach, state))
+        lost = self.active & ~torch.isfinite(h)
+        self._fail(lost, Status.NON_FINITE)
+        h = torch.where(lost, 0.0, h)
+        floor = 1e-30 * (self.times[:, -1] - self.start).abs()
+        finite = torch.ones_like(self.active)
+        while bool(self.active.any()):
+            self._check_lengths(h, floor, finite)
+            room = before.gather(1, index[:, None])[:, 0] - self.t
+            clipped = h.abs() * SNAP >= room.abs()
+            trial = torch.where(self.active, torch.where(clipped, room, h), 0.0)
+            y, memory_in = self._harmless(state)
+            calls = self.field.calls
+            step = solver.step(self.field, now, trial.to(self.real)[:, None], y, memory_in)
+            calls = self.field.calls - calls
+            with torch.no_grad():
+                decision = controller.decide(solver, trial, *self._controlled(y, step), memory)
+                good = torch.isfinite(step.y).all(-1)
+                accept = decision.accept & self.active
+                if step.failed is not None:
+                    accept = accept & ~step.failed.reshape(-1)
+                counted = self._counted(good, step)
+                accept = accept & counted
+                self.attempts += counted
+                self.accepted += accept
+                self.evaluations += counted * calls
+                finite = torch.where(counted, good | accept, finite)
+                memory = _where(counted, decision.state, memory)
+                proposed = torch.where(
+                    clipped & accept & (decision.h.abs() < h.abs()), h, decision.h
+                )
+                arrived = accept & clipped
+                h = torch.where(counted, proposed, h)
+                t1 = torch.where(clipped, at.gather(1, index[:, None])[:, 0], self.t + trial)
+            self._keep(now, trial, y, step, accept, t1)
+            state = _where(accept, step.state, state)
+            self.y = torch.where(accept[:, None], step.y, self.y)
+            last = index + 1 >= count
+            self.active = self.active & ~(arrived & last)
+            moved = torch.where(arrived, after.gather(1, index[:, None])[:, 0], t1)
+            self.t = torch.where(accept, moved, self.t)
+            now = self.clock(self.t)
+            restart = arrived & ~last
+            if controller.jump_times and bool(restart.any()):
+                calls = self.field.calls
+                state = _where(restart, solver.init(self.field, now, self.y), state)
+                self.evaluations += restart * (self.field.calls - calls)
+            index = index + restart
+
+    def _check_lengths(self, h: Tensor, floor: Tensor, finite: Tensor) -> None:
+        short = ~(h.abs() > torch.maximum(TINY * self.t.abs(), floor)) & self.active
+        self._fail(short & finite, Status.STEP_TOO_SMALL)
+        self._fail(short & ~finite, Status.NON_FINITE)
+        self._fail(self.active & (self.attempts >= self.problem.max_steps), Status.MAX_STEPS)
+
+    def _fail(self, lanes: Tensor, status: Status) -> None:
+        self.status = torch.where(lanes, int(status), self.status)
+        self.active = self.active & ~lanes
+
+    def _harmless(self, state: Any) -> tuple[Tensor, Any]:
+        """State and memory with failed lanes put back to their start, out of the graph.
+
+        A failed lane sits where the field may be infinite; its zero cotangent times an infinite
+        slope would be NaN in the gradient of every shared parameter.
+        """
+        failed = self.status != 0
+        if self.safe is None or not torch.is_grad_enabled() or not bool(failed.any()):
+            return self.y, state
+        y, memory = self.safe
+        return torch.where(failed[:, None], y, self.y), _where(failed, memory, state)
+
+    def _counted(self, good: Tensor, step: Step) -> Tensor:
+        """The lanes for which this attempt counts.
+
+        All active ones, unless gradients are wanted and a proposal is not finite: `torch.where`
+        would hide it forwards but not backwards. Then the attempt is dropped whole, the lanes
+        at fault shrink their steps, and the others repeat theirs as if nothing had been.
+        """
+        if not step.y.requires_grad:
+            return self.active
+        bad = self.active & ~good
+        return bad if bool(bad.any()) else self.active
+
+    def _controlled(self, y: Tensor, step: Step) -> tuple[Tensor, Tensor, Tensor | None]:
+        count = self.problem.controlled
+        if count is None or step.error is None:
+            return y, step.y, step.error
+        return y[..., :count], step.y[..., :count], step.error[..., :count]
+
+    def _keep(
+        self, now: Tensor, h: Tensor, y: Tensor, step: Step, accept: Tensor, t1: Tensor
+    ) -> None:
+        dense = step.dense
+        if self.completes:
+            inside = self._inside(t1) & accept
+            if bool(inside.any()):
+                calls = self.field.calls
+                wide = h.to(self.real)[:, None]
+                dense = self.problem.solver.complete(self.field, now, wide, y, step)
+                self.evaluations += inside * (self.field.calls - calls)
+        start = now[:, 0] if self.attached else self.t
+        self.history.append(_Attempt(start, h, y, step.y, dense))
+        self.knots.append(torch.where(accept, t1, self.knots[-1]))
+        if len(self.history) >= CHUNK and not self.problem.dense and self.problem.save == "times":
+            self._flush()
+
+    def _inside(self, t1: Tensor) -> Tensor:
+        """Lanes with a row strictly inside the step that ends at ``t1``."""
+        if self.problem.dense or self.attached:
+            return torch.ones_like(self.active)
+        if self.problem.save == "steps":
+            return torch.zeros_like(self.active)
+        position, sign = self.times, self.sign[:, None]
+        before = ((position - self.knots[-1][:, None]) * sign <= 0).sum(1)
+        within = ((position - t1[:, None]) * sign < 0).sum(1)
+        return within > before
+
+    def _stacked(self) -> tuple[Tensor, Segment]:
+        longest = max((len(a.dense) for a in self.history), default=0)
+        columns = [
+            # Attempts without a completed dense output are never looked into.
+            a.dense + a.dense[:1] * (longest - len(a.dense)) for a in self.history
+        ]
+        dense = tuple(torch.stack(column) for column in zip(*columns, strict=True))
+        t, h, y0, y1 = (torch.stack([a[i] for a in self.history]) for i in range(4))  # type: ignore[arg-type]
+        return torch.stack(self.knots), Segment(t, h, y0, y1, dense)
+
+    def _flush(self) -> None:
+        """Interpolate the rows that the history covers, each lane from its own steps."""
+        if not self.history:
+            return
+        knots, segment = self._stacked()
+        position, sign = self.times.T, self.sign
+        due = ((position - knots[-1]) * sign <= 0).long().cumprod(0).bool()
+        order = torch.arange(len(position), device=due.device)[:, None]
+        due = due & (order >= self.emitted)
+        self.emitted = self.emitted + due.sum(0)
+        row, lane = due.nonzero(as_tuple=True)
+        if len(row):
+            index = locate(knots, position)[row, lane]
+            dense = tuple(d[index, lane] for d in segment.dense)
+            picked = Segment(
+                segment.t[index, lane, None], segment.h[index, lane, None],
+                segment.y0[index, lane], segment.y1[index, lane], dense,
+            )
+            query = (self.problem.t if self.attached else self.times)[lane, row]
+            values = self.problem.solver.interpolate(picked, query[:, None])
+            if not self.attached:
+                hit = position[row, lane] == knots[index + 1, lane]
+                values = torch.where(hit[:, None], picked.y1, values)
+            self.rows.append((row, lane, values))
+        if not self.problem.dense:
+            self.history, self.knots = [], [knots[-1]]
+
+    def trajectory(self) -> Trajectory:
+        """What was reached."""
+        problem, n = self.problem, self.problem.t.shape[1]
+        dense = None
+        if problem.dense and self.history:
+            dense = DenseOutput(problem.solver, *self._stacked())
+        if problem.save == "steps":
+            t, y = self._steps()
+        else:
+            self._flush()
+            t = problem.t
+            row, lane, values = (
+                torch.cat(parts) for parts in zip(*(self._first(), *self.rows), strict=True)
+            )
+            blank = problem.y0.new_full((n, *problem.y0.shape), torch.nan)
+            y = blank.index_put((row, lane), values)
+        self._check_rows(t, y)
+        stats = Stats(
+            self.attempts, self.accepted, self.attempts - self.accepted, self.evaluations
+        )
+        return Trajectory(t, y, self.status, self.t, stats, dense)
+
+    def _first(self) -> tuple[Tensor, Tensor, Tensor]:
+        lanes = torch.arange(self.lanes, device=self.t.device)
+        return torch.zeros_like(lanes), lanes, self.problem.y0
+
+    def _steps(self) -> tuple[Tensor, Tensor]:
+        """Start and accepted steps; lanes that finish early repeat their last row."""
+        if not self.history:
+            return self.times[:, :1], self.problem.y0[None]
+        knots, segment = self._stacked()
+        kept = knots[1:] != knots[:-1]
+        count = kept.sum(0)
+        rank = torch.arange(1, int(count.max()) + 1, device=count.device)[:, None]
+        wanted = torch.minimum(rank, count)
+        index = torch.searchsorted(kept.long().cumsum(0).T.contiguous(), wanted.T.contiguous()).T
+        lanes = torch.arange(self.lanes, device=count.device)
+        values = segment.y1[index.clamp(max=len(kept) - 1), lanes]
+        values = torch.where((count > 0)[:, None], values, self.problem.y0)
+        t = torch.cat([knots[:1], knots[1:][index.clamp(max=len(kept) - 1), lanes]])
+        return t.T, torch.cat([self.problem.y0[None], values])
+
+    def _check_rows(self, t: Tensor, y: Tensor) -> None:
+        """Steps without an error estimate let NaN pass; name the last good row's time."""
+        good = torch.isfinite(y.detach()).all(-1)
+        lost = (self.status == 0) & ~good.all(0)
+        if bool(lost.any()):
+            last = good.long().cumprod(0).sum(0).clamp(min=1) - 1
+            reached = (t.T if t.dim() == 2 else t).detach().gather(0, last[None])[0]
+            self.t = torch.where(lost, reached, self.t)
+            self.status = torch.where(lost, int(Status.NON_FINITE), self.status)
+
+
+def _where(mask: Tensor, new: Any, old: Any) -> Any:
+    """Lane by lane selection over a pytree whose tensors lead with the lanes."""
+
+    def select(a: Any, b: Any) -> Any:
+        if not isinstance(a, Tensor) or a is b:
+            return a
+        return torch.where(mask.reshape(-1, *(1,) * (a.dim() - 1)), a, b)
+
+    return pytree.tree_map(select, new, old)
+
+
+def _detach(x: Any) -> Any:
+    return x.detach() if isinstance(x, Tensor) else x

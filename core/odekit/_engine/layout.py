@@ -1,0 +1,147 @@
+"""Pytrees end here: the caller's state to one tensor and back.
+
+With a shared step size a single tensor is used as it is, whatever its shape, and any other
+pytree becomes one vector. With a step size per sample everything becomes ``(lanes, dim)``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from odekit.errors import IncompatibleError, ProblemError
+from odekit.field import State
+from odekit.solver import FlatField
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How one state is laid out.
+
+    Attributes:
+        spec: structure of the caller's pytree.
+        shapes: of its leaves, without the lane axis when ``lanes`` is set.
+        dtype: of all leaves.
+        lanes: number of lanes, or None with a shared step size.
+        plain: the state is used as it is.
+    """
+
+    spec: pytree.TreeSpec
+    shapes: tuple[torch.Size, ...]
+    dtype: torch.dtype
+    lanes: int | None
+    plain: bool
+
+    @classmethod
+    def of(cls, y0: State, *, per_sample: bool) -> Layout:
+        """The layout of ``y0``, whose leaves have been checked to be tensors of one dtype."""
+        leaves, spec = pytree.tree_flatten(y0)
+        lanes = leaves[0].shape[0] if per_sample else None
+        shapes = tuple(leaf.shape[1:] if per_sample else leaf.shape for leaf in leaves)
+        plain = isinstance(y0, Tensor) and (not per_sample or y0.dim() == 2)
+        return cls(spec, shapes, leaves[0].dtype, lanes, plain)
+
+    def flatten(self, y: State) -> Tensor:
+        """The one tensor of a state."""
+        if self.plain:
+            return cast("Tensor", y)
+        lead = () if self.lanes is None else (self.lanes,)
+        leaves = pytree.tree_leaves(y)
+        parts = [leaf.reshape(*lead, -1) for leaf in leaves]
+        return torch.cat(parts, -1) if len(parts) > 1 else parts[0]
+
+    def unflatten(self, y: Tensor) -> State:
+        """The caller's state of one tensor, which may have leading axes of its own."""
+        if self.plain:
+            return y
+        lead = y.shape[:-1]
+        sizes = [math.prod(shape) for shape in self.shapes]
+        parts = y.split(sizes, -1) if len(sizes) > 1 else (y,)
+        leaves = [p.reshape(*lead, *s) for p, s in zip(parts, self.shapes, strict=True)]
+        return pytree.tree_unflatten(leaves, self.spec)
+
+    def spread(self, name: str, tolerance: Any) -> Any:
+        """A tolerance as a float, or as a tensor that broadcasts against the flat state.
+
+        Raises:
+            ProblemError: neither a number, nor a pytree like the state, nor positive.
+        """
+        if isinstance(tolerance, int | float):
+            if not (math.isfinite(tolerance) and tolerance >= 0):
+                raise ProblemError(f"{name} must be a number >= 0, got {tolerance!r}")
+            return float(tolerance)
+        leaves, spec = pytree.tree_flatten(tolerance)
+        if spec != self.spec:
+            raise ProblemError(
+                f"{name} must be a number or a pytree like y0, got {type(tolerance).__name__}"
+            )
+        real = self.dtype.to_real() if self.dtype.is_complex else self.dtype
+        parts = [
+            torch.as_tensor(leaf, dtype=real).expand(shape).reshape(shape if self.plain else -1)
+            for leaf, shape in zip(leaves, self.shapes, strict=True)
+        ]
+        spread = torch.cat(parts) if len(parts) > 1 else parts[0]
+        if bool((spread < 0).any()):
+            raise ProblemError(f"{name} must be >= 0 everywhere, got {float(spread.min())}")
+        return spread
+
+    def wrap(self, field: Callable[..., State], args: Any, *, has_args: bool) -> FlatField:
+        """The caller's field on flat states; it checks what the field returns on every call."""
+        real = self.dtype.to_real() if self.dtype.is_complex else self.dtype
+        per_sample, plain = self.lanes is not None, self.plain
+
+        def flat(t: Tensor, y: Tensor) -> Tensor:
+            if per_sample:
+                t = t.reshape(-1)
+            if t.dtype != real:
+                t = t.to(real)
+            state = y if plain else self.unflatten(y)
+            slope = field(t, state, args) if has_args else field(t, state)
+            if not plain:
+                return self._flatten_slope(slope, y)
+            if slope.__class__ is not y.__class__ and not isinstance(slope, Tensor):
+                raise IncompatibleError(
+                    f"the field must return a tensor like y, got {type(slope).__name__}"
+                )
+            if slope.shape != y.shape or slope.dtype != y.dtype:
+                raise _mismatch(slope, y.shape, y.dtype, "")
+            return cast("Tensor", slope)
+
+        return flat
+
+    def _flatten_slope(self, slope: State, y: Tensor) -> Tensor:
+        leaves, spec = pytree.tree_flatten(slope)
+        if spec != self.spec:
+            raise IncompatibleError(
+                f"the field must return the structure of y0, {self.spec}, got {spec}"
+            )
+        lead = () if self.lanes is None else (self.lanes,)
+        for i, (leaf, shape) in enumerate(zip(leaves, self.shapes, strict=True)):
+            want = torch.Size((*lead, *shape))
+            if not isinstance(leaf, Tensor):
+                raise IncompatibleError(
+                    f"the field must return tensors, got {type(leaf).__name__} in leaf {i}"
+                )
+            if leaf.shape != want or leaf.dtype != y.dtype:
+                raise _mismatch(leaf, want, y.dtype, f" in leaf {i}" if len(leaves) > 1 else "")
+        return self.flatten(slope)
+
+
+def _mismatch(
+    slope: Tensor, shape: torch.Size, dtype: torch.dtype, where: str
+) -> IncompatibleError:
+    if slope.shape != shape:
+        return IncompatibleError(
+            f"the field returned shape {tuple(slope.shape)} for a state of shape "
+            f"{tuple(shape)}{where}; return one slope per entry of y"
+        )
+    return IncompatibleError(
+        f"the field returned {slope.dtype} for a state of {dtype}{where}; make its constants and "
+        f"parameters {dtype}, or give y0 as {slope.dtype}"
+    )

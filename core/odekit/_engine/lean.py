@@ -1,0 +1,152 @@
+"""The lean driver: one lane, a Python loop, and one transfer from the device a step.
+
+Step sizes are Python floats, so a step is made of fused multiply-adds that leave nothing on the
+tape, and a rejected attempt is dropped whole.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from odekit._engine.clock import SNAP, TINY, CountedField, repeat, stops_of
+from odekit._engine.emit import Emitter
+from odekit.errors import Status
+from odekit.problem import Problem, Trajectory
+from odekit.solution import Stats
+from odekit.solver import Solver, Step
+
+
+def integrate_lean(problem: Problem) -> Trajectory:
+    """Integrate with one step size for the whole state."""
+    run = _Run(problem, watch=False)
+    run.to_end()
+    trajectory = run.trajectory()
+    if run.status is Status.SUCCESS and not bool(torch.isfinite(trajectory.y).all()):
+        # A controller without an error estimate lets such steps pass, and asking at each of
+        # them would cost a transfer; so the solve is repeated, watched, only when it went wrong.
+        with torch.no_grad():
+            watched = _Run(replace(problem, dense=False), watch=True)
+            watched.to_end()
+            seen = watched.trajectory()
+        if watched.status is not Status.SUCCESS:
+            trajectory = replace(
+                trajectory, status=seen.status, reached=seen.reached, stats=seen.stats,
+                t=seen.t, y=seen.y,
+            )
+    return trajectory
+
+
+class _Run:
+    """The moving parts of one solve."""
+
+    def __init__(self, problem: Problem, *, watch: bool) -> None:
+        self.problem, self.watch = problem, watch
+        self.times: list[float] = problem.t.detach().tolist()
+        self.start = self.t = self.times[0]
+        self.y = problem.y0
+        self.field = CountedField(problem.field)
+        self.emitter = Emitter(problem, self.times)
+        self.attempts = self.accepted = 0
+        self.status = Status.SUCCESS
+        self.completes = type(problem.solver).complete is not Solver.complete
+
+    def clock(self, t: float) -> Tensor:
+        """``t`` as the 0-d tensor that the field will see, attached to the start time."""
+        if self.emitter.attached:
+            return self.problem.t[0] + (t - self.start)
+        return torch.full((), t, dtype=torch.float64, device=self.y.device)
+
+    def to_end(self) -> None:
+        """Step until the end, or until ``status`` says why not."""
+        problem, solver, controller = self.problem, self.problem.solver, self.problem.controller
+        if len(self.times) == 1:
+            return
+        now = self.clock(self.t)
+        state = solver.init(self.field.start, now, self.y)
+        with torch.no_grad():
+            h, memory = controller.init(solver, self.field.start, now, self.y, problem.t.detach())
+        self.field.forget()
+        real = self.y.dtype.to_real() if self.y.dtype.is_complex else self.y.dtype
+        stops = iter(stops_of(controller, self.start, self.times[-1], real))
+        stop = next(stops)
+        floor = 1e-30 * abs(self.times[-1] - self.start)
+        finite = math.isfinite(h)
+        while True:
+            if not math.isfinite(h) or abs(h) <= max(TINY * abs(self.t), floor):
+                self.status = Status.STEP_TOO_SMALL if finite else Status.NON_FINITE
+                return
+            if self.attempts == problem.max_steps:
+                self.status = Status.MAX_STEPS
+                return
+            room = stop.before - self.t
+            clipped = abs(h) * SNAP >= abs(room)
+            trial = room if clipped else h
+            step = solver.step(self.field, now, trial, self.y, state)
+            self.attempts += 1
+            with torch.no_grad():
+                decision = controller.decide(
+                    solver, trial, *self._controlled(self.y, step), memory
+                )
+            memory = decision.state
+            if not self._passes(step, decision.accept):
+                if self.status is not Status.SUCCESS:
+                    return
+                h = decision.h
+                finite = bool(torch.isfinite(step.y).all())
+                continue
+            self._keep(now, trial, stop.at if clipped else self.t + trial, step)
+            state = step.state
+            # A step cut short says little about the next one.
+            h = max(decision.h, h, key=abs) if clipped else decision.h
+            if not clipped:
+                now = self.clock(self.t)
+                continue
+            if stop.at == self.times[-1]:
+                return
+            self.t = stop.after
+            now = self.clock(self.t)
+            if stop.jump:
+                state = solver.init(self.field, now, self.y)
+            stop = next(stops)
+
+    def _controlled(self, y: Tensor, step: Step) -> tuple[Tensor, Tensor, Tensor | None]:
+        count = self.problem.controlled
+        if count is None or step.error is None:
+            return y, step.y, step.error
+        return y[..., :count], step.y[..., :count], step.error[..., :count]
+
+    def _passes(self, step: Step, accept: bool) -> bool:
+        if step.failed is not None and bool(step.failed.any()):
+            if accept and step.error is None:
+                self.status = Status.STEP_FAILED
+            return False
+        if accept and self.watch and not bool(torch.isfinite(step.y).all()):
+            self.status = Status.NON_FINITE
+            return False
+        return bool(accept)
+
+    def _keep(self, now: Tensor, h: float, t1: float, step: Step) -> None:
+        dense = step.dense
+        if self.completes and self.emitter.wants_inside(t1):
+            dense = self.problem.solver.complete(self.field, now, h, self.y, step)
+        self.emitter.add(self.t, h, t1, self.y, step.y, dense)
+        self.accepted += 1
+        self.t, self.y = t1, step.y
+
+    def trajectory(self) -> Trajectory:
+        """What was reached."""
+        device = self.y.device
+        t, y, dense = self.emitter.finish()
+        counts = (self.attempts, self.accepted, self.attempts - self.accepted, self.field.calls)
+        return Trajectory(
+            t=t,
+            y=y,
+            status=repeat([int(self.status)], device),
+            reached=torch.tensor([self.t], dtype=torch.float64, device=device),
+            stats=Stats(*(repeat([count], device) for count in counts)),
+            dense=dense,
+        )

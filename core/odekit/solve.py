@@ -1,0 +1,233 @@
+"""``solve``: the one call that integrates, saves, interpolates and differentiates."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from typing import Any, Literal
+
+from torch import Tensor, nn
+
+from odekit._engine.check import check_counts, check_field, check_state, check_times, tensors_of
+from odekit._engine.lanes import integrate_lanes
+from odekit._engine.layout import Layout
+from odekit._engine.lean import integrate_lean
+from odekit.controller import StepController
+from odekit.errors import IncompatibleError
+from odekit.field import Field, State, VectorField
+from odekit.gradient import GradientMethod
+from odekit.problem import Problem, Trajectory
+from odekit.registry import create, resolve
+from odekit.solution import Solution
+from odekit.solver import Solver, Trait
+
+
+def solve(
+    field: VectorField,
+    y0: State,
+    t: Any,
+    *,
+    solver: str | Solver = "tsit5",
+    gradient: str | GradientMethod = "unrolled",
+    controller: str | StepController | None = None,
+    args: Any = None,
+    rtol: Any = 1e-6,
+    atol: Any = 1e-8,
+    step_size: float | None = None,
+    params: Iterable[Tensor] | None = None,
+    per_sample: bool = False,
+    dense: bool = False,
+    save: Literal["times", "steps"] = "times",
+    max_steps: int = 10_000,
+    throw: bool = True,
+) -> Solution:
+    """Solve ``dy/dt = field(t, y)`` from ``y(t[0]) = y0``.
+
+    Args:
+        field: called ``field(t, y)``, or ``field(t, y, args)`` when ``args`` is given. ``t`` is
+            0-d; with ``per_sample`` it is ``(lanes,)``.
+        y0: a tensor of any shape, real or complex, or a tuple, list or dict of tensors.
+        t: output times, strictly monotone in either direction; ``t[0]`` is the start. ``(n,)``,
+            or ``(lanes, n)`` with ``per_sample``.
+        solver: name or instance; ``odekit.components("solver")`` lists the names.
+        gradient: how gradients are computed. ``"unrolled"`` differentiates the steps taken;
+            ``"adjoint"`` solves a second equation backwards in constant memory.
+        controller: step-size control. By default ``"integral"`` for solvers with an error
+            estimate and ``"fixed"`` for the others.
+        args: handed to the field; tensors in it receive gradients.
+        rtol: relative tolerance of the error of one step; a number or a pytree like ``y0``.
+        atol: absolute tolerance, in the unit of the state; a number or a pytree like ``y0``.
+        step_size: fixed steps of this length, with any solver. A solver without an error
+            estimate that is given none takes one step from each output time to the next.
+        params: tensors that the field depends on, where they cannot be found in the field, in
+            ``args``, or in what a function closes over.
+        per_sample: the leading axis of ``y0`` counts samples, each with its own steps.
+        dense: keep what ``solution(t)`` needs.
+        save: rows at the output times, or at the start and every accepted step.
+        max_steps: attempts allowed per lane.
+        throw: raise when a lane does not reach the end; otherwise see ``solution.status``.
+
+    Returns:
+        A `Solution`, with ``y`` time first.
+
+    Raises:
+        ProblemError: an argument has a value that cannot work.
+        IncompatibleError: parts that do not go together.
+        SolveError: the end was not reached; it carries the solution up to there.
+
+    Example:
+        >>> import torch, odekit
+        >>> y0 = torch.tensor(1.0, dtype=torch.float64)
+        >>> solution = odekit.solve(lambda t, y: -y, y0, [0.0, 1.0])
+        >>> f"{solution.y[-1]:.6f}"
+        '0.367879'
+    """
+    check_counts(max_steps, save, step_size)
+    chosen = resolve("solver", solver, Solver)
+    method = resolve("gradient", gradient, GradientMethod)
+    check_field(field, chosen)
+    lifted = field.lift(y0) if isinstance(field, Field) else y0
+    leaves = check_state(lifted, per_sample=per_sample)
+    times = check_times(t, leaves[0], per_sample=per_sample)
+    layout = Layout.of(lifted, per_sample=per_sample)
+    control = _controller(chosen, controller, step_size)
+    _check_traits(chosen, control, method)
+    problem = Problem(
+        field=layout.wrap(field, args, has_args=args is not None),
+        y0=layout.flatten(lifted),
+        t=times,
+        solver=chosen,
+        controller=control,
+        rtol=layout.spread("rtol", rtol),
+        atol=layout.spread("atol", atol),
+        per_sample=per_sample,
+        params=_unique([*parameters_of(field), *tensors_of(args), *(params or ())]),
+        max_steps=max_steps,
+        save=save,
+        dense=dense,
+    )
+    trajectory = method.solve(problem, _integrate)
+    return _wrap_up(trajectory, field, layout, t_given=t, throw=throw)
+
+
+def _integrate(problem: Problem) -> Trajectory:
+    """The engine: the driver that fits the problem."""
+    control = problem.controller.with_tolerances(problem.rtol, problem.atol)
+    problem = replace(problem, controller=control)
+    return (integrate_lanes if problem.per_sample else integrate_lean)(problem)
+
+
+def _controller(
+    solver: Solver, choice: str | StepController | None, step_size: float | None
+) -> StepController:
+    if step_size is not None:
+        if choice not in (None, "fixed"):
+            raise IncompatibleError(
+                "step_size selects the fixed controller; leave out controller, or step_size"
+            )
+        return create("controller", "fixed", step_size=step_size)  # type: ignore[no-any-return]
+    if choice is None:
+        choice = "integral" if Trait.ERROR_ESTIMATE in solver.traits else "fixed"
+    return resolve("controller", choice, StepController)  # type: ignore[no-any-return]
+
+
+def _check_traits(solver: Solver, controller: StepController, method: GradientMethod) -> None:
+    name = type(solver).__name__
+    if controller.solver_needs not in solver.traits:
+        raise IncompatibleError(
+            f"controller {type(controller).__name__} needs an error estimate, which solver "
+            f"{name} does not have; give step_size=..., or an adaptive solver such as 'tsit5'"
+        )
+    if method.solver_needs not in solver.traits:
+        raise IncompatibleError(
+            f"gradient {type(method).__name__} needs a solver with {method.solver_needs}, which "
+            f"{name} is not; use gradient='unrolled', or another solver"
+        )
+
+
+def _wrap_up(
+    trajectory: Trajectory, field: VectorField, layout: Layout, *, t_given: Any, throw: bool
+) -> Solution:
+    def restore(y: Tensor) -> State:
+        tree = layout.unflatten(y)
+        return field.project(tree) if isinstance(field, Field) else tree
+
+    t = trajectory.t
+    if t.dim() == 2 and getattr(t_given, "ndim", 1) != 2 and len(trajectory.y) == t.shape[1]:
+        same = bool((t == t[:1]).all())
+        t = t[0] if same else t
+    solution = Solution(
+        t=t,
+        y=restore(trajectory.y),
+        status=trajectory.status,
+        stats=trajectory.stats,
+        reached=trajectory.reached,
+        _dense=trajectory.dense,
+        _restore=restore,
+    )
+    error = trajectory.failure()
+    if throw and error is not None:
+        error.solution = solution
+        raise error
+    return solution
+
+
+def parameters_of(field: Any) -> list[Tensor]:
+    """Tensors that ask for gradients and that the field depends on, as far as can be seen.
+
+    Looks into modules, bound methods, partial applications, and what a function closes over.
+    """
+    return list(_search(field, depth=0))
+
+
+def _search(thing: Any, depth: int) -> Iterator[Tensor]:
+    if isinstance(thing, nn.Module):
+        yield from (p for p in thing.parameters() if p.requires_grad)
+        yield from (b for b in thing.buffers() if b.requires_grad)
+    elif isinstance(thing, Tensor):
+        if thing.requires_grad:
+            yield thing
+    elif depth < 4:
+        if isinstance(thing, functools.partial):
+            inner: Iterable[Any] = (thing.func, *thing.args, *thing.keywords.values())
+        elif isinstance(thing, list | tuple | set | frozenset):
+            inner = thing
+        elif isinstance(thing, dict):
+            inner = thing.values()
+        else:
+            inner = _captured(thing)
+        for item in inner:
+            yield from _search(item, depth + 1)
+
+
+def _captured(thing: Any) -> list[Any]:
+    found = [thing.__self__] if getattr(thing, "__self__", None) is not None else []
+    function = getattr(thing, "__func__", thing)
+    for cell in getattr(function, "__closure__", None) or ():
+        try:
+            found.append(cell.cell_contents)
+        except ValueError:  # a name that is bound later
+            continue
+    code = getattr(function, "__code__", None)
+    if code is not None:
+        scope = function.__globals__
+        found += [
+            scope[name]
+            for name in code.co_names
+            if isinstance(scope.get(name), Tensor | nn.Module)
+        ]
+    elif not callable(getattr(thing, "forward", None)) and hasattr(thing, "__dict__"):
+        found += list(vars(thing).values())
+    return found
+
+
+def _unique(tensors: Iterable[Tensor]) -> tuple[Tensor, ...]:
+    seen: dict[int, Tensor] = {}
+    for tensor in tensors:
+        if isinstance(tensor, Tensor) and tensor.requires_grad:
+            seen.setdefault(id(tensor), tensor)
+    return tuple(seen.values())
+
+
+__all__ = ["solve"]
