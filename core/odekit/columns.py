@@ -37,7 +37,9 @@ def read_table(path: str | os.PathLike[str]) -> tuple[pd.DataFrame, list[str]]:
     source = str(path)
     first = next((line for line in text.splitlines() if line.strip()), None)
     if first is None:
-        raise ProblemError(f"{source} is empty: it needs a header such as t,x,y and rows of numbers")
+        raise ProblemError(
+            f"{source} is empty: it needs a header such as t,x,y and rows of numbers"
+        )
     separator = next((mark for mark in ",;\t" if mark in first), ",")
     try:
         table = _parse(text, separator)
@@ -62,7 +64,9 @@ def read_table(path: str | os.PathLike[str]) -> tuple[pd.DataFrame, list[str]]:
         )
     if len(body) < 2:
         count = {0: "no row", 1: "one row"}[len(body)]
-        raise ProblemError(f"{source} has {count} of numbers under its header: at least two are needed")
+        raise ProblemError(
+            f"{source} has {count} of numbers under its header: at least two are needed"
+        )
     return body.set_axis(header, axis=1), [f"line {i + 1}" for i in body.index]
 
 

@@ -73,9 +73,7 @@ class StepController(ABC):
         """Judge the attempt of length ``h`` from ``y0`` to ``y1``."""
 
 
-def error_norm(
-    error: Tensor, y0: Tensor, y1: Tensor, rtol: Any, atol: Any, *, lanes: bool
-) -> Any:
+def error_norm(error: Tensor, y0: Tensor, y1: Tensor, rtol: Any, atol: Any, *, lanes: bool) -> Any:
     """Root mean square of ``error / (atol + rtol max(|y0|, |y1|))``.
 
     A value of one is exactly at tolerance. A float, at the price of one transfer from the

@@ -18,7 +18,7 @@ import math
 import re
 import unicodedata
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, final
 
 from odekit.errors import ProblemError
@@ -51,7 +51,9 @@ MAX_LENGTH = 10_000
 MAX_DEPTH = 60
 MAX_POWER = 100
 
-_LINE = re.compile(r"(?:(?P<dashed>\w+)\s*'|d(?P<quotient>\w+)\s*/\s*d(?P<time>\w+))\s*=(?P<right>.*)")
+_LINE = re.compile(
+    r"(?:(?P<dashed>\w+)\s*'|d(?P<quotient>\w+)\s*/\s*d(?P<time>\w+))\s*=(?P<right>.*)"
+)
 
 
 def symbol_name(name: str) -> str:
@@ -66,6 +68,20 @@ def symbol_name(name: str) -> str:
         name = re.sub(r"\W+", "_", name).strip("_") or "x"
         name = name if name.isidentifier() else f"x_{name}"
     return f"{name}_" if keyword.iskeyword(name) else name
+
+
+def check_symbols(names: Sequence[str]) -> None:
+    """Raise `ProblemError` unless all names are different and can stand in a formula."""
+    for name in names:
+        if not isinstance(name, str) or symbol_name(name) != name:
+            raise ProblemError(
+                f"{name!r} cannot be a symbol in equations: write {symbol_name(str(name))!r}"
+            )
+        if names.count(name) > 1:
+            raise ProblemError(
+                f"{name!r} names two things: time, states, inputs and parameters need different "
+                "names"
+            )
 
 
 def parse(text: str, symbols: Iterable[str] | Mapping[str, Any]) -> sympy.Expr:
@@ -107,7 +123,7 @@ def read_formulas(lines: str | Iterable[str], time: str = "t") -> dict[str, str]
     for line in filter(str.strip, split):
         match = _LINE.fullmatch(line.strip())
         if match is None:
-            raise ProblemError(f"{line.strip()[:60]!r} is no equation: write it as \"x' = -x\"")
+            raise ProblemError(f'{line.strip()[:60]!r} is no equation: write it as "x\' = -x"')
         if match["time"] not in (None, time):
             raise ProblemError(
                 f"{line.strip()[:60]!r} differentiates by {match['time']!r}: time is called {time}"
@@ -119,7 +135,7 @@ def read_formulas(lines: str | Iterable[str], time: str = "t") -> dict[str, str]
             raise ProblemError(f"{name!r} has two equations: keep one of them")
         found[name] = right
     if not found:
-        raise ProblemError("there is no equation: write one as \"x' = -x\"")
+        raise ProblemError('there is no equation: write one as "x\' = -x"')
     return found
 
 
@@ -154,12 +170,16 @@ class _Reader:
                 return ast.parse(self.text, mode="eval").body
         except SyntaxError as error:
             at = self.text[max((error.offset or 1) - 1, 0) :] or self.text[-1:]
-            hint = ": write the product 2*x with its star" if "literal" in str(error) else ""
+            hint = (
+                ": write the product 2*x with its star" if "decimal literal" in str(error) else ""
+            )
             raise ProblemError(
                 f"formula {self._shown()} cannot be read at {at[:30]!r} ({error.msg}){hint}"
             ) from None
         except (ValueError, MemoryError, RecursionError):
-            raise ProblemError(f"formula {self._shown()} is nested too deeply or unreadable") from None
+            raise ProblemError(
+                f"formula {self._shown()} is nested too deeply or unreadable"
+            ) from None
 
     def _shown(self) -> str:
         return repr(self.text if len(self.text) <= 80 else self.text[:77] + "...")
@@ -240,8 +260,8 @@ class _Reader:
             value = float(exponent)
             if abs(value) > MAX_POWER:
                 raise self.refuse(node, f"is too high a power: {MAX_POWER} is the limit")
-            if value.is_integer():
-                exponent = self.sympy.Integer(int(value))
+            if (2 * value).is_integer():
+                exponent = self.sympy.Rational(int(2 * value), 2)
         if isinstance(node.left, ast.Name) and node.left.id == "e" and "e" not in self.symbols:
             return self._apply(node, "exp", exponent)
         base = self.read(node.left, depth + 1)

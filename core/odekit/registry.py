@@ -135,7 +135,7 @@ class Registry:
                 if hook.name == "odekit_components":
                     for component in module.odekit_components():
                         self._entries.append(Entry(component, point.name, _origin(point)))
-        except Exception as error:  # noqa: BLE001 - a broken plugin harms itself alone
+        except Exception as error:
             if manager.get_plugin(point.name) is not None:
                 manager.unregister(name=point.name)
             self._entries[:] = [e for e in self._entries if e.plugin != point.name]

@@ -22,10 +22,11 @@ from torch import Tensor
 from odekit.columns import check_chosen, check_header, numbers, read_table, rename
 from odekit.errors import DataWarning, ProblemError
 from odekit.files import write_text
-from odekit.formulas import symbol_name
+from odekit.formulas import check_symbols
 
 if TYPE_CHECKING:
     import pandas as pd
+
 
 @final
 @dataclass(frozen=True, init=False, eq=False)
@@ -79,10 +80,12 @@ class TimeSeries:
         self._set("names", _names("names", names, "x", states.shape[1]))
         self._set("input_names", _names("input_names", input_names, "u", width))
         self._set("time_name", time_name)
-        _check_symbols((time_name, *self.names, *self.input_names))
+        check_symbols((time_name, *self.names, *self.input_names))
         for name, column in zip(self.names, states.T, strict=True):
             if bool(column.isnan().all()):
-                raise ProblemError(f"state {name!r} has no value at all: leave it out of the states")
+                raise ProblemError(
+                    f"state {name!r} has no value at all: leave it out of the states"
+                )
         times, states, inputs = _in_order(times, states, inputs)
         self._set("t", times)
         self._set("y", states)
@@ -302,15 +305,3 @@ def _names(argument: str, names: Sequence[str] | None, prefix: str, count: int) 
     if isinstance(names, str) or len(names) != count:
         raise ProblemError(f"{argument} must be a list of {count} names, got {names!r}")
     return tuple(names)
-
-
-def _check_symbols(names: Sequence[str]) -> None:
-    for name in names:
-        if not isinstance(name, str) or symbol_name(name) != name:
-            raise ProblemError(
-                f"{name!r} cannot be a symbol in equations: write {symbol_name(str(name))!r}"
-            )
-        if names.count(name) > 1:
-            raise ProblemError(
-                f"{name!r} names two things: time, states and inputs need different names"
-            )

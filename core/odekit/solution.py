@@ -56,7 +56,7 @@ class DenseOutput:
 
 
 def locate(knots: Tensor, t: Tensor) -> Tensor:
-    """The step that holds each query: ``i`` with ``knots[i] < t <= knots[i + 1]``, in order of time.
+    """The step that holds each query: ``i`` with ``knots[i] < t <= knots[i + 1]``.
 
     ``knots`` is ``(steps + 1,)`` or ``(steps + 1, lanes)`` and runs either way; ``t`` is ``(k,)``
     or ``(k, lanes)``. Queries at or before the start belong to step 0.

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import Any, Literal
 
+import torch
 from torch import Tensor, nn
 
 from odekit._engine.check import check_counts, check_field, check_state, check_times, tensors_of
@@ -108,7 +109,12 @@ def solve(
         dense=dense,
     )
     trajectory = method.solve(problem, _integrate)
-    return _wrap_up(trajectory, field, layout, t_given=t, throw=throw)
+    shared = per_sample and save == "times" and _rank(t) < 2
+    return _wrap_up(trajectory, field, layout, shared_times=shared, throw=throw)
+
+
+def _rank(t: Any) -> int:
+    return t.dim() if isinstance(t, Tensor) else torch.as_tensor(t).dim()
 
 
 def _integrate(problem: Problem) -> Trajectory:
@@ -147,16 +153,13 @@ def _check_traits(solver: Solver, controller: StepController, method: GradientMe
 
 
 def _wrap_up(
-    trajectory: Trajectory, field: VectorField, layout: Layout, *, t_given: Any, throw: bool
+    trajectory: Trajectory, field: VectorField, layout: Layout, *, shared_times: bool, throw: bool
 ) -> Solution:
     def restore(y: Tensor) -> State:
         tree = layout.unflatten(y)
         return field.project(tree) if isinstance(field, Field) else tree
 
-    t = trajectory.t
-    if t.dim() == 2 and getattr(t_given, "ndim", 1) != 2 and len(trajectory.y) == t.shape[1]:
-        same = bool((t == t[:1]).all())
-        t = t[0] if same else t
+    t = trajectory.t[0] if shared_times else trajectory.t
     solution = Solution(
         t=t,
         y=restore(trajectory.y),
@@ -213,9 +216,7 @@ def _captured(thing: Any) -> list[Any]:
     if code is not None:
         scope = function.__globals__
         found += [
-            scope[name]
-            for name in code.co_names
-            if isinstance(scope.get(name), Tensor | nn.Module)
+            scope[name] for name in code.co_names if isinstance(scope.get(name), Tensor | nn.Module)
         ]
     elif not callable(getattr(thing, "forward", None)) and hasattr(thing, "__dict__"):
         found += list(vars(thing).values())

@@ -89,7 +89,7 @@ class Solver(ABC):
         super().__init_subclass__(**kwargs)
         if "order" in cls.__dict__:
             cls.error_order = cls.__dict__.get("error_order", cls.order)
-            cls.dense_order = cls.__dict__.get("dense_order", min(cls.order, 4))
+            cls.dense_order = cls.__dict__.get("dense_order", min(cls.order, 3))
 
     def init(self, field: FlatField, t: Tensor, y: Tensor) -> Any:
         """The memory before the first step: a pytree of tensors, or None."""

@@ -1,8 +1,8 @@
-"""Fields made of formulas: sympy expressions turned once into a straight line of torch calls.
+"""Fields made of formulas.
 
-The translation numbers values, so that each distinct product, power and function is computed
-once however often it occurs; nothing is executed from text. A hand-written function of torch
-calls is about as fast, and shorter where the equations are known in advance.
+Formulas are read by a whitelist and become torch calls once, when the field is made. A function
+of torch calls written by hand is about as fast, and shorter where the equations are known in
+advance.
 
 Shapes: ``y`` is ``(..., d)``, ``t`` is 0-d or ``(lanes,)``, inputs are ``(m,)`` or ``(..., m)``;
     axes in front are samples.
@@ -11,10 +11,9 @@ Units: those of the formulas.
 
 from __future__ import annotations
 
-import operator
-from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, final
+from abc import ABC
+from collections.abc import Mapping, Sequence
+from typing import Any, final
 
 import torch
 from torch import Tensor, nn
@@ -22,128 +21,212 @@ from torch import Tensor, nn
 from odekit.errors import ProblemError
 from odekit.field import Field
 from odekit.formulas import check_symbols, parse
-
-_CALLS: dict[str, Callable[..., Any]] = {
-    "sin": torch.sin,
-    "cos": torch.cos,
-    "tan": torch.tan,
-    "asin": torch.asin,
-    "acos": torch.acos,
-    "atan": torch.atan,
-    "sinh": torch.sinh,
-    "cosh": torch.cosh,
-    "tanh": torch.tanh,
-    "exp": torch.exp,
-    "log": torch.log,
-    "Abs": torch.abs,
-    "sign": torch.sign,
-}
+from odekit.program import Program
 
 
-class Instruction(NamedTuple):
-    """One call on earlier values; ``second`` is None for functions of one argument."""
+class SymbolicField(Field, ABC):
+    """A field whose values come from expressions in states, time, inputs and parameters.
 
-    call: Callable[..., Any]
-    first: int
-    second: int | None
+    Args:
+        names: the states, in the order of the state's components.
+        inputs: the inputs.
+        time: name of time.
+        parameters: further names, whose values a subclass gives to `evaluate`.
+        expressions: what to compute.
+    """
+
+    def __init__(
+        self,
+        names: Sequence[str],
+        inputs: Sequence[str],
+        time: str,
+        parameters: Sequence[str],
+        expressions: Sequence[Any],
+    ) -> None:
+        super().__init__()
+        self.names, self.inputs, self.time = tuple(names), tuple(inputs), time
+        self._program = Program((*names, time, *inputs, *parameters), expressions)
+        free = [{str(symbol) for symbol in expression.free_symbols} for expression in expressions]
+        self._timed = any(time in symbols for symbols in free)
+        self._driven = any(not symbols.isdisjoint(inputs) for symbols in free)
+        # Only expressions with a state in them come out in the state's shape by themselves.
+        self._full = tuple(not symbols.isdisjoint(names) for symbols in free)
+
+    def evaluate(
+        self, t: Tensor, y: Tensor, u: Any = None, parameters: Sequence[Tensor] = ()
+    ) -> list[Tensor]:
+        """The expressions at ``(t, y)``, each in the shape of one component of ``y``.
+
+        Raises:
+            ProblemError: ``y`` has another number of components, or inputs are missing.
+        """
+        if y.dim() == 0 or y.shape[-1] != len(self.names):
+            raise ProblemError(
+                f"y must have {len(self.names)} components ({', '.join(self.names)}) along its "
+                f"last axis, got shape {tuple(y.shape)}"
+            )
+        columns = y.unbind(-1)
+        like = columns[0]
+        time = _align(t, like) if self._timed else t
+        drives = self._drives(t, u, like) if self._driven else (None,) * len(self.inputs)
+        values = self._program.run(
+            (*columns, time, *drives, *[_align(value, like) for value in parameters])
+        )
+        if all(self._full):
+            return values
+        return [v if f else _spread(v, like) for v, f in zip(values, self._full, strict=True)]
+
+    def _drives(self, t: Tensor, u: Any, like: Tensor) -> tuple[Tensor, ...]:
+        u = u(t) if callable(u) else u
+        if not isinstance(u, Tensor) or u.dim() == 0 or u.shape[-1] != len(self.inputs):
+            seen = f"shape {tuple(u.shape)}" if isinstance(u, Tensor) else f"{type(u).__name__}"
+            raise ProblemError(
+                f"the field has the inputs {', '.join(self.inputs)}: call it (t, y, u) with u a "
+                f"tensor whose last axis has {len(self.inputs)} entries, or a function of t that "
+                f"gives one; got {seen}"
+            )
+        return tuple(_align(drive, like) for drive in u.unbind(-1))
 
 
 @final
-class Program:
-    """Expressions as a straight line of calls.
+class FormulaField(SymbolicField):
+    """The field of formulas such as ``{"x": "y", "y": "-k*x"}``.
+
+    Called ``(t, y)``, or ``(t, y, u)`` when it has inputs, with ``u`` a tensor ``(..., m)`` or a
+    function of ``t`` that gives one. The answer has the shape and dtype of ``y``.
 
     Args:
-        variables: names of the values that `run` is given, in that order.
-        expressions: sympy expressions in these names.
+        formulas: right-hand side of each state, in the order of the state's components.
+        parameters: values of further names: numbers, or tensors ``(lanes,)`` for a value per
+            sample. Numbers are kept in float64.
+        inputs: names of the inputs.
+        time: name of time.
+        trainable: make the parameters learnable; otherwise they are buffers.
 
-    Attributes:
-        used: names of the variables that the expressions need.
-        instructions: the calls, each on values before it.
+    Raises:
+        ProblemError: a formula that cannot be read, or a name that stands for two things.
+
+    Example:
+        >>> spring = FormulaField({"x": "v", "v": "-k*x"}, {"k": 4.0})
+        >>> spring(torch.tensor(0.0), torch.tensor([1.0, 0.5]))
+        tensor([ 0.5000, -4.0000])
     """
 
-    def __init__(self, variables: Sequence[str], expressions: Sequence[Any]) -> None:
-        self.used = {str(s) for e in expressions for s in e.free_symbols}
-        self.instructions: tuple[Instruction, ...] = ()
-        self.constants: tuple[float, ...] = ()
-        self._slots: dict[Any, int] = {name: i for i, name in enumerate(variables)}
-        # Constants follow the variables, so they must all be known before the first call.
-        numbers = {n for e in expressions for n in self._numbers_in(e)} | {1.0, -1.0}
-        for number in sorted(numbers):
-            self._slots[number] = len(variables) + len(self.constants)
-            self.constants += (number,)
-        self._count = len(variables) + len(self.constants)
-        self.outputs = tuple(self._build(expression) for expression in expressions)
-        self._slots = {}
-
-    def run(self, variables: Sequence[Any]) -> list[Any]:
-        """The values of the expressions: tensors, or floats for constants."""
-        values = [*variables, *self.constants]
-        for call, first, second in self.instructions:
-            if second is None:
-                values.append(call(values[first]))
+    def __init__(
+        self,
+        formulas: Mapping[str, str],
+        parameters: Mapping[str, Any] | None = None,
+        inputs: Sequence[str] = (),
+        time: str = "t",
+        *,
+        trainable: bool = False,
+    ) -> None:
+        if not formulas:
+            raise ProblemError("formulas: there is no state: write one as {'x': '-x'}")
+        given = dict(parameters or {})
+        variables = (*formulas, time, *inputs, *given)
+        check_symbols(variables)
+        expressions = [parse(text, variables) for text in formulas.values()]
+        super().__init__(tuple(formulas), inputs, time, tuple(given), expressions)
+        self.formulas = dict(formulas)
+        self._given = tuple(f"parameter_{name}" for name in given)
+        self._per_sample = False
+        for name, value in given.items():
+            tensor = _parameter(name, value)
+            self._per_sample |= tensor.dim() > 0
+            if trainable:
+                self.register_parameter(f"parameter_{name}", nn.Parameter(tensor))
             else:
-                values.append(call(values[first], values[second]))
-        return [values[slot] for slot in self.outputs]
+                self.register_buffer(f"parameter_{name}", tensor)
 
-    def _numbers_in(self, expression: Any) -> set[float]:
-        """Every number that `_build` will ask for."""
-        if expression.is_number:
-            return {_number(expression)}
-        found = set()
-        if expression.is_Pow:
-            exponent = expression.exp
-            if exponent.is_number:
-                found.add(_number(exponent))
-                return found | self._numbers_in(expression.base)
-        for part in expression.args:
-            found |= self._numbers_in(part)
-        return found
+    @property
+    def constants(self) -> dict[str, Tensor]:
+        """The parameters by their names."""
+        return {name.removeprefix("parameter_"): getattr(self, name) for name in self._given}
 
-    def _emit(self, call: Callable[..., Any], first: int, second: int | None = None) -> int:
-        if call in (operator.mul, operator.add) and second is not None and second < first:
-            first, second = second, first
-        key = (call, first, second)
-        if key not in self._slots:
-            self.instructions += (Instruction(call, first, second),)
-            self._slots[key] = self._count
-            self._count += 1
-        return self._slots[key]
+    def forward(self, t: Tensor, y: Tensor, u: Any = None) -> Tensor:
+        """The slope, like ``y``.
 
-    def _build(self, expression: Any) -> int:
-        if expression.is_number:
-            return self._slots[_number(expression)]
-        if expression.is_Symbol:
-            return self._slots[str(expression)]
-        if expression.is_Add:
-            return self._sum(expression)
-        if expression.is_Mul:
-            return self._product(expression)
-        if expression.is_Pow:
-            return self._power(expression.base, expression.exp)
-        call = _CALLS.get(type(expression).__name__)
-        if call is None or len(expression.args) != 1:
+        Raises:
+            ProblemError: ``y`` has another number of components, inputs are missing, or ``y``
+                has no axis of samples although parameters have.
+        """
+        if self._per_sample and y.dim() < 2:
             raise ProblemError(
-                f"{expression} cannot be computed: use + - * / ** and {', '.join(_CALLS)}"
+                "parameters differ from sample to sample, so y needs samples in front: shape "
+                f"(lanes, {len(self.names)}), got {tuple(y.shape)}"
             )
-        return self._emit(call, self._build(expression.args[0]))
+        return torch.stack(
+            self.evaluate(t, y, u, [getattr(self, name) for name in self._given]), dim=-1
+        )
 
-    def _sum(self, expression: Any) -> int:
-        negative = [term for term in expression.args if term.as_coeff_Mul()[0] < 0]
-        positive = [term for term in expression.args if term not in negative]
-        if not positive:
-            positive, negative = negative[:1], negative[1:]
-        slots = sorted(self._build(term) for term in positive)
-        total = slots[0]
-        for slot in slots[1:]:
-            total = self._emit(operator.add, total, slot)
-        for term in negative:
-            total = self._emit(operator.sub, total, self._negated(term))
-        return total
 
-    def _negated(self, term: Any) -> int:
-        if (-term).is_number and _number(-term) not in self._slots:
-            return self._emit(operator.neg, self._build(term))
-        coefficient, rest = term.as_coeff_Mul()
-        if coefficient == -1 or _number(-coefficient) in self._slots:
-            return self._build(-term)
-        return self._emit(operator.neg, self._build(term))
+@final
+class TermField(SymbolicField):
+    """Sums of terms with one learnable coefficient each: what `Equations.field` gives.
+
+    Attributes:
+        coefficients: the values, ``(terms,)`` in float64, trainable.
+        pairs: for each coefficient its equation and its term, as text.
+    """
+
+    coefficients: nn.Parameter
+    sums: Tensor
+
+    def __init__(
+        self,
+        names: Sequence[str],
+        inputs: Sequence[str],
+        time: str,
+        terms: Sequence[tuple[str, str, float]],
+    ) -> None:
+        variables = (*names, time, *inputs)
+        expressions = [parse(term, variables) for _, term, _ in terms]
+        super().__init__(names, inputs, time, (), expressions)
+        self.pairs = tuple((equation, term) for equation, term, _ in terms)
+        self.coefficients = nn.Parameter(
+            torch.tensor([value for _, _, value in terms], dtype=torch.float64)
+        )
+        sums = torch.zeros(len(terms), len(self.names), dtype=torch.float64)
+        for row, (equation, _, _) in enumerate(terms):
+            sums[row, self.names.index(equation)] = 1
+        self.register_buffer("sums", sums, persistent=False)
+
+    def forward(self, t: Tensor, y: Tensor, u: Any = None) -> Tensor:
+        """The slope, like ``y``; the coefficients are taken in the dtype of ``y``.
+
+        Raises:
+            ProblemError: ``y`` has another number of components, or inputs are missing.
+        """
+        values = self.evaluate(t, y, u)
+        if not values:
+            return torch.zeros_like(y)
+        weighted = torch.stack(values, dim=-1) * self.coefficients.to(y.dtype)
+        return weighted @ self.sums.to(y.dtype)
+
+
+def _parameter(name: str, value: Any) -> Tensor:
+    """A value as a tensor: 0-d, or ``(lanes,)``."""
+    tensor = value if isinstance(value, Tensor) else torch.tensor(value, dtype=torch.float64)
+    if not tensor.is_floating_point() or tensor.dim() > 1:
+        raise ProblemError(
+            f"parameter {name!r} must be a number or a floating tensor (lanes,), got "
+            f"{tensor.dtype} of shape {tuple(tensor.shape)}"
+        )
+    return tensor
+
+
+def _align(value: Tensor, like: Tensor) -> Tensor:
+    """0-d or ``(lanes,)`` in the dtype of ``like``, with axes of one behind the lanes."""
+    if value.dtype != like.dtype:
+        value = value.to(like.dtype)
+    if 0 < value.dim() < like.dim():
+        value = value.reshape(*value.shape, *(1,) * (like.dim() - value.dim()))
+    return value
+
+
+def _spread(value: Any, like: Tensor) -> Tensor:
+    """A constant, or a value without a state in it, in the shape of ``like``."""
+    if isinstance(value, Tensor):
+        return value.expand(like.shape)
+    return torch.full_like(like, value)

@@ -53,7 +53,9 @@ class Fixed(StepController):
         if t.dim() == 0:
             h: Any = math.copysign(self.step_size, float(span[-1] - span[0]))
         else:
-            h = torch.copysign(torch.full_like(span[:, 0], self.step_size), span[:, -1] - span[:, 0])
+            h = torch.copysign(
+                torch.full_like(span[:, 0], self.step_size), span[:, -1] - span[:, 0]
+            )
         return h, _Memory(h)
 
     def decide(

@@ -26,7 +26,7 @@ Source: L. S. Pontryagin et al., "The Mathematical Theory of Optimal Processes",
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, cast, final
+from typing import Any, final
 
 import torch
 from torch import Tensor
@@ -69,7 +69,9 @@ class Adjoint(GradientMethod):
             return trajectory
         t = problem.t if problem.save == "times" else trajectory.t
         how = _Backward(problem, integrate, self, trajectory.status != 0)
-        y = _Backsolve.apply(how, trajectory.y, t, problem.y0, *problem.params)
+        y = _Backsolve.apply(  # type: ignore[no-untyped-call]
+            how, trajectory.y, t, problem.y0, *problem.params
+        )
         return replace(trajectory, y=y, t=t)
 
 
@@ -116,7 +118,9 @@ class _Backsolve(torch.autograd.Function):
             grad_t[..., 0] = -_along(field, t[..., 0], y[0], a)
         grads = [
             _real_like(part, p).reshape(p.shape).to(p.dtype)
-            for part, p in zip(grad_p.split([p.numel() for p in params]), params, strict=True)
+            for part, p in zip(
+                torch.split(grad_p, [p.numel() for p in params]), params, strict=True
+            )
         ]
         return None, None, grad_t, a + grad_y[0] if last else a, *grads
 
@@ -171,7 +175,8 @@ def _leg(
     rtol, atol = (
         _spread(chosen if own is None else own, y.shape, len(grad_p), how.options.seminorm)
         for own, chosen in (
-            (how.options.rtol, problem.rtol), (how.options.atol, problem.atol),
+            (how.options.rtol, problem.rtol),
+            (how.options.atol, problem.atol),
         )
     )
     back = replace(
@@ -229,7 +234,7 @@ def _along(field: FlatField, t: Tensor, y: Tensor, a: Tensor) -> Tensor:
     with torch.no_grad():
         product = field(t[:, None] if t.dim() else t, y).conj() * a
     total = product.sum() if t.dim() == 0 else product.reshape(len(t), -1).sum(-1)
-    return cast("Tensor", _real(total).to(t.dtype))
+    return _real(total).to(t.dtype)
 
 
 def _real(x: Tensor) -> Tensor:

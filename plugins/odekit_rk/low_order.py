@@ -30,9 +30,7 @@ class Heun(ExplicitRungeKutta):
     """Heun's method, the explicit trapezoidal rule."""
 
     order = 2
-    tableau = ButcherTableau(
-        order=2, c=(0, 1), a=((), (1,)), b=(1 / 2, 1 / 2), e=(-1 / 2, 1 / 2)
-    )
+    tableau = ButcherTableau(order=2, c=(0, 1), a=((), (1,)), b=(1 / 2, 1 / 2), e=(-1 / 2, 1 / 2))
 
 
 @final

@@ -22,7 +22,7 @@ def check_state(y0: State, *, per_sample: bool) -> list[Tensor]:
         ProblemError: a value that cannot be solved.
         IncompatibleError: leaves that do not go together.
     """
-    leaves = pytree.tree_leaves(y0)
+    leaves: list[Tensor] = pytree.tree_leaves(y0)
     if not leaves:
         raise ProblemError("y0 is empty; give a tensor, or a tuple, list or dict of tensors")
     for leaf in leaves:
@@ -74,17 +74,17 @@ def check_times(t: Any, leaf: Tensor, *, per_sample: bool) -> Tensor:
         )
     if t.is_complex() or t.dtype is torch.bool:
         raise ProblemError(f"t must be real, got {t.dtype}")
-    t = t.to(torch.float64)
-    if t.dim() not in ((1, 2) if per_sample else (1,)) or t.shape[-1] == 0:
+    times: Tensor = t.to(torch.float64)
+    if times.dim() not in ((1, 2) if per_sample else (1,)) or times.shape[-1] == 0:
         shapes = "(n,) or (lanes, n)" if per_sample else "(n,)"
-        more = "" if per_sample or t.dim() != 2 else "; times per sample need per_sample=True"
-        raise ProblemError(f"t must have shape {shapes}, got {tuple(t.shape)}{more}")
-    if per_sample and t.dim() == 2 and len(t) != len(leaf):
+        more = "" if per_sample or times.dim() != 2 else "; times per sample need per_sample=True"
+        raise ProblemError(f"t must have shape {shapes}, got {tuple(times.shape)}{more}")
+    if per_sample and times.dim() == 2 and len(times) != len(leaf):
         raise ProblemError(
-            f"t has {len(t)} rows for {len(leaf)} samples; give one row per sample, or (n,)"
+            f"t has {len(times)} rows for {len(leaf)} samples; give one row per sample, or (n,)"
         )
-    _check_values(t.detach())
-    return t.expand(len(leaf), -1) if per_sample and t.dim() == 1 else t
+    _check_values(times.detach())
+    return times.expand(len(leaf), -1) if per_sample and times.dim() == 1 else times
 
 
 def _check_values(t: Tensor) -> None:
@@ -128,7 +128,7 @@ def check_field(field: VectorField, solver: Solver) -> None:
 def check_counts(max_steps: int, save: str, step_size: float | None) -> None:
     """Raises:
     ProblemError: a number out of range, or an unknown word.
-    """  # noqa: D205, D415 - nothing to say beyond the error
+    """  # noqa: D205 - nothing to say beyond the error
     if isinstance(max_steps, bool) or not isinstance(max_steps, int) or max_steps < 1:
         raise ProblemError(f"max_steps must be a positive integer, got {max_steps!r}")
     if save not in ("times", "steps"):

@@ -50,7 +50,7 @@ def stops_of(
     gap = 4 * torch.finfo(dtype).eps * max(abs(start), abs(end)) * sign
     jumps = {float(t) for t in controller.jump_times}
     inner = jumps | {float(t) for t in controller.step_times}
-    inside = sorted((t for t in inner if 0 < (t - start) * sign < (end - start) * sign))
+    inside = sorted(t for t in inner if 0 < (t - start) * sign < (end - start) * sign)
     ordered = [*(inside if sign > 0 else reversed(inside)), end]
     return [
         Stop(t, t - gap, t + gap) if t in jumps and t != end else Stop(t, t, t) for t in ordered

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from odekit.problem import Problem
-from odekit.solution import DenseOutput, Segment, align, pick
+from odekit.solution import DenseOutput, align, pick
+from odekit.solver import Segment
 
 BATCH = 256
 """Steps kept before their rows are interpolated, so that memory does not grow with the solve."""

@@ -17,8 +17,8 @@ from torch.utils import _pytree as pytree
 from odekit._engine.clock import SNAP, TINY, CountedField, stops_of
 from odekit.errors import Status
 from odekit.problem import Problem, Trajectory
-from odekit.solution import DenseOutput, Segment, Stats, locate
-from odekit.solver import Solver, Step
+from odekit.solution import DenseOutput, Stats, locate
+from odekit.solver import Segment, Solver, Step
 
 CHUNK = 128
 """Attempts kept before rows are interpolated, so that memory does not grow with the solve."""
@@ -54,7 +54,9 @@ class _Run:
         self.y = problem.y0
         self.field = CountedField(problem.field)
         zeros = torch.zeros(self.lanes, dtype=torch.int64, device=self.t.device)
-        self.status, self.attempts, self.accepted, self.evaluations = (zeros.clone() for _ in "1234")
+        self.status, self.attempts, self.accepted, self.evaluations = (
+            zeros.clone() for _ in "1234"
+        )
         self.active = (end - self.start) * self.sign > 0
         self.real = self.y.dtype.to_real() if self.y.dtype.is_complex else self.y.dtype
         self.completes = type(problem.solver).complete is not Solver.complete
@@ -90,19 +92,10 @@ class _Run:
 
     def to_end(self) -> None:
         """Step until no lane is active."""
-        problem, solver, controller = self.problem, self.problem.solver, self.problem.controller
+        solver, controller = self.problem.solver, self.problem.controller
         at, before, after, count = self._stops()
         index = torch.zeros_like(self.attempts)
-        now = self.clock(self.t)
-        state = solver.init(self.field.start, now, self.y)
-        with torch.no_grad():
-            h, memory = controller.init(solver, self.field.start, now, self.y, self.times)
-        self.field.forget()
-        self.evaluations += self.field.calls
-        self.safe = (self.y.detach(), pytree.tree_map(_detach, state))
-        lost = self.active & ~torch.isfinite(h)
-        self._fail(lost, Status.NON_FINITE)
-        h = torch.where(lost, 0.0, h)
+        now, state, h, memory = self._begin()
         floor = 1e-30 * (self.times[:, -1] - self.start).abs()
         finite = torch.ones_like(self.active)
         while bool(self.active.any()):
@@ -113,30 +106,22 @@ class _Run:
             y, memory_in = self._harmless(state)
             calls = self.field.calls
             step = solver.step(self.field, now, trial.to(self.real)[:, None], y, memory_in)
-            calls = self.field.calls - calls
             with torch.no_grad():
                 decision = controller.decide(solver, trial, *self._controlled(y, step), memory)
-                good = torch.isfinite(step.y).all(-1)
-                accept = decision.accept & self.active
-                if step.failed is not None:
-                    accept = accept & ~step.failed.reshape(-1)
-                counted = self._counted(good, step)
-                accept = accept & counted
+                accept, counted, whole = self._judge(step, decision.accept)
                 self.attempts += counted
                 self.accepted += accept
-                self.evaluations += counted * calls
-                finite = torch.where(counted, good | accept, finite)
+                self.evaluations += counted * (self.field.calls - calls)
+                finite = torch.where(counted, whole | accept, finite)
                 memory = _where(counted, decision.state, memory)
-                proposed = torch.where(
-                    clipped & accept & (decision.h.abs() < h.abs()), h, decision.h
-                )
-                arrived = accept & clipped
-                h = torch.where(counted, proposed, h)
+                # A step cut short says little about the next one.
+                longer = clipped & accept & (decision.h.abs() < h.abs())
+                h = torch.where(counted, torch.where(longer, h, decision.h), h)
                 t1 = torch.where(clipped, at.gather(1, index[:, None])[:, 0], self.t + trial)
             self._keep(now, trial, y, step, accept, t1)
             state = _where(accept, step.state, state)
             self.y = torch.where(accept[:, None], step.y, self.y)
-            last = index + 1 >= count
+            arrived, last = accept & clipped, index + 1 >= count
             self.active = self.active & ~(arrived & last)
             moved = torch.where(arrived, after.gather(1, index[:, None])[:, 0], t1)
             self.t = torch.where(accept, moved, self.t)
@@ -147,6 +132,40 @@ class _Run:
                 state = _where(restart, solver.init(self.field, now, self.y), state)
                 self.evaluations += restart * (self.field.calls - calls)
             index = index + restart
+
+    def _begin(self) -> tuple[Tensor, Any, Tensor, Any]:
+        """Time, solver's memory, first steps and controller's memory; lost lanes are failed."""
+        problem, now = self.problem, self.clock(self.t)
+        state = problem.solver.init(self.field.start, now, self.y)
+        with torch.no_grad():
+            h, memory = problem.controller.init(
+                problem.solver, self.field.start, now, self.y, self.times
+            )
+        self.field.forget()
+        self.evaluations += self.field.calls
+        self.safe = (self.y.detach(), pytree.tree_map(_detach, state))
+        lost = self.active & ~torch.isfinite(h)
+        self._fail(lost, Status.NON_FINITE)
+        return now, state, torch.where(lost, 0.0, h), memory
+
+    def _judge(self, step: Step, accept: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Lanes that take the step, lanes for which the attempt counts, lanes without NaN.
+
+        All active lanes count, unless gradients are wanted and a proposal is not finite:
+        `torch.where` would hide it forwards but not backwards. Then the attempt is dropped
+        whole, the lanes at fault shrink their steps, and the others repeat theirs as if nothing
+        had been.
+        """
+        good = torch.isfinite(step.y).all(-1)
+        whole = good if step.error is None else good & torch.isfinite(step.error).all(-1)
+        counted = self.active
+        if step.y.requires_grad:
+            bad = self.active & ~good
+            counted = bad if bool(bad.any()) else self.active
+            accept = accept & good
+        if step.failed is not None:
+            accept = accept & ~step.failed.reshape(-1)
+        return accept & counted, counted, whole
 
     def _check_lengths(self, h: Tensor, floor: Tensor, finite: Tensor) -> None:
         short = ~(h.abs() > torch.maximum(TINY * self.t.abs(), floor)) & self.active
@@ -169,18 +188,6 @@ class _Run:
             return self.y, state
         y, memory = self.safe
         return torch.where(failed[:, None], y, self.y), _where(failed, memory, state)
-
-    def _counted(self, good: Tensor, step: Step) -> Tensor:
-        """The lanes for which this attempt counts.
-
-        All active ones, unless gradients are wanted and a proposal is not finite: `torch.where`
-        would hide it forwards but not backwards. Then the attempt is dropped whole, the lanes
-        at fault shrink their steps, and the others repeat theirs as if nothing had been.
-        """
-        if not step.y.requires_grad:
-            return self.active
-        bad = self.active & ~good
-        return bad if bool(bad.any()) else self.active
 
     def _controlled(self, y: Tensor, step: Step) -> tuple[Tensor, Tensor, Tensor | None]:
         count = self.problem.controlled
@@ -220,10 +227,14 @@ class _Run:
         longest = max((len(a.dense) for a in self.history), default=0)
         columns = [
             # Attempts without a completed dense output are never looked into.
-            a.dense + a.dense[:1] * (longest - len(a.dense)) for a in self.history
+            a.dense + a.dense[:1] * (longest - len(a.dense))
+            for a in self.history
         ]
         dense = tuple(torch.stack(column) for column in zip(*columns, strict=True))
-        t, h, y0, y1 = (torch.stack([a[i] for a in self.history]) for i in range(4))  # type: ignore[arg-type]
+        t = torch.stack([a.t for a in self.history])
+        h = torch.stack([a.h for a in self.history])
+        y0 = torch.stack([a.y0 for a in self.history])
+        y1 = torch.stack([a.y1 for a in self.history])
         return torch.stack(self.knots), Segment(t, h, y0, y1, dense)
 
     def _flush(self) -> None:
@@ -241,8 +252,11 @@ class _Run:
             index = locate(knots, position)[row, lane]
             dense = tuple(d[index, lane] for d in segment.dense)
             picked = Segment(
-                segment.t[index, lane, None], segment.h[index, lane, None],
-                segment.y0[index, lane], segment.y1[index, lane], dense,
+                segment.t[index, lane, None],
+                segment.h[index, lane, None],
+                segment.y0[index, lane],
+                segment.y1[index, lane],
+                dense,
             )
             query = (self.problem.t if self.attached else self.times)[lane, row]
             values = self.problem.solver.interpolate(picked, query[:, None])
@@ -270,9 +284,7 @@ class _Run:
             blank = problem.y0.new_full((n, *problem.y0.shape), torch.nan)
             y = blank.index_put((row, lane), values)
         self._check_rows(t, y)
-        stats = Stats(
-            self.attempts, self.accepted, self.attempts - self.accepted, self.evaluations
-        )
+        stats = Stats(self.attempts, self.accepted, self.attempts - self.accepted, self.evaluations)
         return Trajectory(t, y, self.status, self.t, stats, dense)
 
     def _first(self) -> tuple[Tensor, Tensor, Tensor]:

@@ -62,7 +62,7 @@ class Layout:
             return y
         lead = y.shape[:-1]
         sizes = [math.prod(shape) for shape in self.shapes]
-        parts = y.split(sizes, -1) if len(sizes) > 1 else (y,)
+        parts = torch.split(y, sizes, -1) if len(sizes) > 1 else (y,)
         leaves = [p.reshape(*lead, *s) for p, s in zip(parts, self.shapes, strict=True)]
         return pytree.tree_unflatten(leaves, self.spec)
 
@@ -111,7 +111,7 @@ class Layout:
                 )
             if slope.shape != y.shape or slope.dtype != y.dtype:
                 raise _mismatch(slope, y.shape, y.dtype, "")
-            return cast("Tensor", slope)
+            return slope
 
         return flat
 
@@ -119,7 +119,7 @@ class Layout:
         leaves, spec = pytree.tree_flatten(slope)
         if spec != self.spec:
             raise IncompatibleError(
-                f"the field must return the structure of y0, {self.spec}, got {spec}"
+                f"the field must return a pytree like y0, {_sketch(self.spec)}, got {_sketch(spec)}"
             )
         lead = () if self.lanes is None else (self.lanes,)
         for i, (leaf, shape) in enumerate(zip(leaves, self.shapes, strict=True)):
@@ -131,6 +131,11 @@ class Layout:
             if leaf.shape != want or leaf.dtype != y.dtype:
                 raise _mismatch(leaf, want, y.dtype, f" in leaf {i}" if len(leaves) > 1 else "")
         return self.flatten(slope)
+
+
+def _sketch(spec: pytree.TreeSpec) -> str:
+    """A structure in words: ``{a: tensor, b: (tensor, tensor)}``."""
+    return str(pytree.tree_unflatten(["tensor"] * spec.num_leaves, spec)).replace("'", "")
 
 
 def _mismatch(

@@ -33,11 +33,13 @@ def integrate_lean(problem: Problem) -> Trajectory:
             watched.to_end()
             seen = watched.trajectory()
         if watched.status is not Status.SUCCESS:
-            trajectory = replace(
-                trajectory, status=seen.status, reached=seen.reached, stats=seen.stats,
-                t=seen.t, y=seen.y,
-            )
+            trajectory = replace(seen, dense=trajectory.dense)
     return trajectory
+
+
+def _finite(step: Step) -> bool:
+    parts = (step.y,) if step.error is None else (step.y, step.error)
+    return all(bool(torch.isfinite(part).all()) for part in parts)
 
 
 class _Run:
@@ -88,15 +90,13 @@ class _Run:
             step = solver.step(self.field, now, trial, self.y, state)
             self.attempts += 1
             with torch.no_grad():
-                decision = controller.decide(
-                    solver, trial, *self._controlled(self.y, step), memory
-                )
+                decision = controller.decide(solver, trial, *self._controlled(self.y, step), memory)
             memory = decision.state
             if not self._passes(step, decision.accept):
                 if self.status is not Status.SUCCESS:
                     return
                 h = decision.h
-                finite = bool(torch.isfinite(step.y).all())
+                finite = _finite(step)
                 continue
             self._keep(now, trial, stop.at if clipped else self.t + trial, step)
             state = step.state
