@@ -40,6 +40,15 @@ class _Attempt(NamedTuple):
     dense: tuple[Tensor, ...]
 
 
+class _Verdict(NamedTuple):
+    """Lanes that accept, lanes for which the attempt counts, lanes without NaN; drop it whole?"""
+
+    accept: Tensor
+    counted: Tensor
+    whole: Tensor
+    dropped: bool
+
+
 class _Run:
     """The moving parts of one solve; everything named in the singular is ``(lanes, ...)``."""
 
@@ -103,12 +112,12 @@ class _Run:
             room = before.gather(1, index[:, None])[:, 0] - self.t
             clipped = h.abs() * SNAP >= room.abs()
             trial = torch.where(self.active, torch.where(clipped, room, h), 0.0)
-            y, memory_in = self._harmless(state)
+            now, y, memory_in = self._harmless(now, state)
             calls = self.field.calls
             step = solver.step(self.field, now, trial.to(self.real)[:, None], y, memory_in)
             with torch.no_grad():
                 decision = controller.decide(solver, trial, *self._controlled(y, step), memory)
-                accept, counted, whole = self._judge(step, decision.accept)
+                accept, counted, whole, dropped = self._judge(step, decision.accept)
                 self.attempts += counted
                 self.accepted += accept
                 self.evaluations += counted * (self.field.calls - calls)
@@ -118,6 +127,8 @@ class _Run:
                 longer = clipped & accept & (decision.h.abs() < h.abs())
                 h = torch.where(counted, torch.where(longer, h, decision.h), h)
                 t1 = torch.where(clipped, at.gather(1, index[:, None])[:, 0], self.t + trial)
+            if dropped:
+                continue
             self._keep(now, trial, y, step, accept, t1)
             state = _where(accept, step.state, state)
             self.y = torch.where(accept[:, None], step.y, self.y)
@@ -148,8 +159,8 @@ class _Run:
         self._fail(lost, Status.NON_FINITE)
         return now, state, torch.where(lost, 0.0, h), memory
 
-    def _judge(self, step: Step, accept: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Lanes that take the step, lanes for which the attempt counts, lanes without NaN.
+    def _judge(self, step: Step, accept: Tensor) -> _Verdict:
+        """Who takes the step, and for whom the attempt counts.
 
         All active lanes count, unless gradients are wanted and a proposal is not finite:
         `torch.where` would hide it forwards but not backwards. Then the attempt is dropped
@@ -158,14 +169,18 @@ class _Run:
         """
         good = torch.isfinite(step.y).all(-1)
         whole = good if step.error is None else good & torch.isfinite(step.error).all(-1)
-        counted = self.active
+        counted, dropped = self.active, False
         if step.y.requires_grad:
-            bad = self.active & ~good
-            counted = bad if bool(bad.any()) else self.active
-            accept = accept & good
+            for leaf in pytree.tree_leaves((step.state, step.dense)):
+                if isinstance(leaf, Tensor) and leaf.requires_grad:
+                    whole = whole & torch.isfinite(leaf).reshape(self.lanes, -1).all(-1)
+            bad = self.active & ~whole
+            dropped = bool(bad.any())
+            counted = bad if dropped else self.active
+            accept = accept & whole
         if step.failed is not None:
             accept = accept & ~step.failed.reshape(-1)
-        return accept & counted, counted, whole
+        return _Verdict(accept & counted, counted, whole, dropped)
 
     def _check_lengths(self, h: Tensor, floor: Tensor, finite: Tensor) -> None:
         short = ~(h.abs() > torch.maximum(TINY * self.t.abs(), floor)) & self.active
@@ -177,17 +192,22 @@ class _Run:
         self.status = torch.where(lanes, int(status), self.status)
         self.active = self.active & ~lanes
 
-    def _harmless(self, state: Any) -> tuple[Tensor, Any]:
-        """State and memory with failed lanes put back to their start, out of the graph.
+    def _harmless(self, now: Tensor, state: Any) -> tuple[Tensor, Tensor, Any]:
+        """Time, state and memory with failed lanes put back to their start, out of the graph.
 
         A failed lane sits where the field may be infinite; its zero cotangent times an infinite
         slope would be NaN in the gradient of every shared parameter.
         """
         failed = self.status != 0
         if self.safe is None or not torch.is_grad_enabled() or not bool(failed.any()):
-            return self.y, state
+            return now, self.y, state
         y, memory = self.safe
-        return torch.where(failed[:, None], y, self.y), _where(failed, memory, state)
+        column = failed[:, None]
+        return (
+            torch.where(column, self.start[:, None], now),
+            torch.where(column, y, self.y),
+            _where(failed, memory, state),
+        )
 
     def _controlled(self, y: Tensor, step: Step) -> tuple[Tensor, Tensor, Tensor | None]:
         count = self.problem.controlled

@@ -53,7 +53,7 @@ class Layout:
             return cast("Tensor", y)
         lead = () if self.lanes is None else (self.lanes,)
         leaves = pytree.tree_leaves(y)
-        parts = [leaf.reshape(*lead, -1) for leaf in leaves]
+        parts = [leaf.reshape((*lead, -1)) for leaf in leaves]
         return torch.cat(parts, -1) if len(parts) > 1 else parts[0]
 
     def unflatten(self, y: Tensor) -> State:
@@ -63,7 +63,7 @@ class Layout:
         lead = y.shape[:-1]
         sizes = [math.prod(shape) for shape in self.shapes]
         parts = torch.split(y, sizes, -1) if len(sizes) > 1 else (y,)
-        leaves = [p.reshape(*lead, *s) for p, s in zip(parts, self.shapes, strict=True)]
+        leaves = [p.reshape((*lead, *s)) for p, s in zip(parts, self.shapes, strict=True)]
         return pytree.tree_unflatten(leaves, self.spec)
 
     def spread(self, name: str, tolerance: Any) -> Any:
