@@ -30,7 +30,6 @@ from typing import Any, final
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from odekit import FlatField, GradientMethod, IncompatibleError, Integrate, Problem, Trajectory
 
@@ -97,8 +96,11 @@ class _Backsolve(torch.autograd.Function):
         return y.view_as(y)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
+        if torch.is_grad_enabled():  # create_graph=True: the answer would lack its own graph
+            raise IncompatibleError(
+                "gradient='adjoint' has no second derivatives; use gradient='unrolled'"
+            )
         # Unpacking checks that nothing was changed in place since the solve; the field itself
         # holds the tensors of ``problem.params``, so those are what it is differentiated by.
         y, t, *_ = ctx.saved_tensors
@@ -173,7 +175,7 @@ def _leg(
             late, early = torch.zeros_like(longest), longest
     z = torch.cat([y.reshape(-1), a.reshape(-1), grad_p])
     rtol, atol = (
-        _spread(chosen if own is None else own, y.shape, len(grad_p), how.options.seminorm)
+        _spread(chosen if own is None else own, y.shape, len(grad_p))
         for own, chosen in (
             (how.options.rtol, problem.rtol),
             (how.options.atol, problem.atol),
@@ -195,13 +197,12 @@ def _leg(
     return end[n : 2 * n].reshape(y.shape), end[2 * n :]
 
 
-def _spread(tolerance: Any, shape: torch.Size, count: int, seminorm: bool) -> Any:
+def _spread(tolerance: Any, shape: torch.Size, count: int) -> Any:
     """A tolerance of the state, laid out for state, adjoint and parameter gradient."""
     if not isinstance(tolerance, Tensor):
         return tolerance
     part = tolerance.expand(shape).reshape(-1)
-    tail = part.min().expand(0 if seminorm else count)
-    return torch.cat([part, part, tail])
+    return torch.cat([part, part, part.min().expand(count)])
 
 
 def _augment(problem: Problem, shape: torch.Size, start: Any, rate: Any) -> FlatField:

@@ -1,7 +1,8 @@
-"""What both drivers share: where steps must end, and the field that counts its calls."""
+"""What both drivers share: where steps must end, what counts as error, and the counted field."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -9,7 +10,8 @@ import torch
 from torch import Tensor
 
 from odekit.controller import StepController
-from odekit.solver import FlatField
+from odekit.problem import Problem
+from odekit.solver import FlatField, Step
 
 SNAP = 1 + 1e-9
 """A step that would leave less than a billionth of itself goes all the way."""
@@ -89,3 +91,17 @@ class CountedField:
 def repeat(values: Sequence[int], device: torch.device) -> Tensor:
     """Counts of the one lane as tensors ``(1,)``."""
     return torch.tensor(values, dtype=torch.int64, device=device)
+
+
+def controlled_error(problem: Problem, step: Step) -> Tensor | None:
+    """The error that the controller sees.
+
+    Entries that are not controlled are zero and the others larger by as much as makes the root
+    mean square over all entries that over the controlled ones.
+    """
+    count = problem.controlled
+    if count is None or step.error is None:
+        return step.error
+    error = torch.zeros_like(step.error)
+    error[..., :count] = step.error[..., :count] * math.sqrt(step.error.shape[-1] / count)
+    return error

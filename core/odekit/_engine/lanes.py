@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from odekit._engine.clock import SNAP, TINY, CountedField, stops_of
+from odekit._engine.clock import SNAP, TINY, CountedField, controlled_error, stops_of
 from odekit.errors import Status
 from odekit.problem import Problem, Trajectory
 from odekit.solution import DenseOutput, Stats, locate
@@ -116,7 +116,9 @@ class _Run:
             calls = self.field.calls
             step = solver.step(self.field, now, trial.to(self.real)[:, None], y, memory_in)
             with torch.no_grad():
-                decision = controller.decide(solver, trial, *self._controlled(y, step), memory)
+                decision = controller.decide(
+                    solver, trial, y, step.y, controlled_error(self.problem, step), memory
+                )
                 accept, counted, whole, dropped = self._judge(step, decision.accept)
                 self.attempts += counted
                 self.accepted += accept
@@ -208,12 +210,6 @@ class _Run:
             torch.where(column, y, self.y),
             _where(failed, memory, state),
         )
-
-    def _controlled(self, y: Tensor, step: Step) -> tuple[Tensor, Tensor, Tensor | None]:
-        count = self.problem.controlled
-        if count is None or step.error is None:
-            return y, step.y, step.error
-        return y[..., :count], step.y[..., :count], step.error[..., :count]
 
     def _keep(
         self, now: Tensor, h: Tensor, y: Tensor, step: Step, accept: Tensor, t1: Tensor

@@ -12,7 +12,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from odekit._engine.clock import SNAP, TINY, CountedField, repeat, stops_of
+from odekit._engine.clock import SNAP, TINY, CountedField, controlled_error, repeat, stops_of
 from odekit._engine.emit import Emitter
 from odekit.errors import Status
 from odekit.problem import Problem, Trajectory
@@ -90,7 +90,9 @@ class _Run:
             step = solver.step(self.field, now, trial, self.y, state)
             self.attempts += 1
             with torch.no_grad():
-                decision = controller.decide(solver, trial, *self._controlled(self.y, step), memory)
+                decision = controller.decide(
+                    solver, trial, self.y, step.y, controlled_error(problem, step), memory
+                )
             memory = decision.state
             if not self._passes(step, decision.accept):
                 if self.status is not Status.SUCCESS:
@@ -112,12 +114,6 @@ class _Run:
             if stop.jump:
                 state = solver.init(self.field, now, self.y)
             stop = next(stops)
-
-    def _controlled(self, y: Tensor, step: Step) -> tuple[Tensor, Tensor, Tensor | None]:
-        count = self.problem.controlled
-        if count is None or step.error is None:
-            return y, step.y, step.error
-        return y[..., :count], step.y[..., :count], step.error[..., :count]
 
     def _passes(self, step: Step, accept: bool) -> bool:
         if step.failed is not None and bool(step.failed.any()):
