@@ -60,15 +60,19 @@ def test_each_sample_gets_what_it_gets_alone(solver: str) -> None:
     t = torch.linspace(0, 5, 23, dtype=F64)
     together = solve(van_der_pol(mu), y0, t, solver=solver, per_sample=True)
     for i in range(4):
-        for alone in (
-            solve(van_der_pol(mu[i]), y0[i : i + 1], t, solver=solver, per_sample=True),
-            solve(van_der_pol(mu[i]), y0[i], t, solver=solver),
+        # With a Python float for h the same sums are rounded in another order. How much that
+        # matters is the problem's affair: one unit in the last place of y0 moves dopri8's rows
+        # by 3e-11 here, those of the others by less than 2e-13.
+        shared_tolerance = 1e-10 if solver == "dopri8" else 1e-12
+        for alone, tolerance in (
+            (solve(van_der_pol(mu[i]), y0[i : i + 1], t, solver=solver, per_sample=True), 1e-12),
+            (solve(van_der_pol(mu[i]), y0[i], t, solver=solver), shared_tolerance),
         ):
             assert together.stats.attempts[i] == alone.stats.attempts[0]
             assert together.stats.accepted[i] == alone.stats.accepted[0]
             assert together.stats.evaluations[i] == alone.stats.evaluations[0]
             torch.testing.assert_close(
-                together.y[:, i], alone.y.reshape(23, 2), rtol=1e-12, atol=1e-12
+                together.y[:, i], alone.y.reshape(23, 2), rtol=0, atol=tolerance
             )
 
 
