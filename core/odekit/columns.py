@@ -35,14 +35,16 @@ def read_table(path: str | os.PathLike[str]) -> tuple[pd.DataFrame, list[str]]:
 
     text = read_text(path)
     source = str(path)
-    first = next((line for line in text.splitlines() if line.strip()), None)
-    if first is None:
+    lines = text.splitlines(keepends=True)
+    blank = next((i for i, line in enumerate(lines) if line.strip()), None)
+    if blank is None:
         raise ProblemError(
             f"{source} is empty: it needs a header such as t,x,y and rows of numbers"
         )
+    first = lines[blank]
     separator = next((mark for mark in ",;\t" if mark in first), ",")
     try:
-        table = _parse(text, separator)
+        table = _parse("".join(lines[blank:]), separator)
     except (pd.errors.ParserError, ValueError) as error:
         reason = str(error).strip().removeprefix("Error tokenizing data. C error: ")
         raise ProblemError(
@@ -67,7 +69,7 @@ def read_table(path: str | os.PathLike[str]) -> tuple[pd.DataFrame, list[str]]:
         raise ProblemError(
             f"{source} has {count} of numbers under its header: at least two are needed"
         )
-    return body.set_axis(header, axis=1), [f"line {i + 1}" for i in body.index]
+    return body.set_axis(header, axis=1), [f"line {blank + i + 1}" for i in body.index]
 
 
 def _parse(text: str, separator: str) -> pd.DataFrame:
@@ -120,12 +122,24 @@ def numbers(column: Any, name: str, rows: Sequence[str], source: str) -> Tensor:
         source: the file or frame, for messages.
 
     Raises:
-        ProblemError: a cell that is no number.
+        ProblemError: a cell that is no finite number.
     """
     import pandas as pd
 
     if pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_complex_dtype(column):
-        return torch.from_numpy(column.to_numpy(dtype="float64", na_value=float("nan"), copy=True))
+        values = column.to_numpy(dtype="float64", na_value=float("nan")).tolist()
+    else:
+        values = _read_cells(column, name, rows, source)
+    tensor = torch.tensor(values, dtype=torch.float64)
+    if bool(tensor.isinf().any()):
+        row = rows[int(tensor.isinf().nonzero()[0])]
+        raise ProblemError(
+            f"{source}: column {name!r}, {row}: infinite: leave the cell empty if it is missing"
+        )
+    return tensor
+
+
+def _read_cells(column: Any, name: str, rows: Sequence[str], source: str) -> list[float]:
     values = []
     for row, cell in zip(rows, column, strict=True):
         value = float("nan") if _is_missing(cell) else _number(cell)
@@ -137,7 +151,7 @@ def numbers(column: Any, name: str, rows: Sequence[str], source: str) -> Tensor:
                 "states="
             )
         values.append(value)
-    return torch.tensor(values, dtype=torch.float64)
+    return values
 
 
 def _is_missing(cell: Any) -> bool:

@@ -102,6 +102,7 @@ class Registry:
     def __init__(self, points: Iterable[EntryPoint] | None = None) -> None:
         self._points = None if points is None else tuple(points)
         self._broken: dict[str, BaseException] = {}
+        self._found: dict[tuple[Kind, str], Entry] = {}
 
     @property
     def broken(self) -> dict[str, BaseException]:
@@ -166,10 +167,13 @@ class Registry:
             NameConflictError: two plugins share the bare name.
         """
         kind = _kind(kind)
+        known = self._found.get((kind, name))
+        if known is not None:
+            return known
         entries = self.components(kind)
         found = [e for e in entries if name in (e.name, e.full_name)]
         if len(found) == 1:
-            return found[0]
+            return self._found.setdefault((kind, name), found[0])
         if found:
             choices = ", ".join(repr(e.full_name) for e in found)
             raise NameConflictError(f"{kind} {name!r} is offered more than once: write {choices}")
@@ -187,6 +191,8 @@ class Registry:
             IncompatibleError: an option that the class does not take.
         """
         factory = self.find(kind, name).load()
+        if not options:
+            return factory()
         try:
             inspect.signature(factory).bind(**options)
         except TypeError as error:

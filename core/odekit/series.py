@@ -74,6 +74,10 @@ class TimeSeries:
         time_name: str = "t",
     ) -> None:
         times = _tensor("t", t).to(torch.float64)
+        if times.dim() != 1:
+            raise ProblemError(f"t must have one axis, (n,), got shape {tuple(times.shape)}")
+        if len(times) < 2:
+            raise ProblemError(f"a series needs at least two rows, got {len(times)}")
         states = _table("y", y, times)
         inputs = None if u is None else _table("u", u, times)
         width = 0 if inputs is None else inputs.shape[1]
@@ -171,6 +175,12 @@ class TimeSeries:
                 "own"
             )
         table = {name: numbers(frame[name], name, rows, source) for name in chosen}
+        missing = table[time].isnan().nonzero()
+        if len(missing):
+            raise ProblemError(
+                f"{source}: column {time!r}, {rows[int(missing[0])]}: the time is missing: fill it "
+                "in, drop the row, or name another column with time="
+            )
         symbols = rename(chosen, source)
         return cls(
             table[time],
@@ -239,8 +249,6 @@ def _tensor(argument: str, value: Any) -> Tensor:
 def _table(argument: str, value: Any, times: Tensor) -> Tensor:
     """``(n, k)`` that fits to ``times`` and holds no infinity."""
     table = _tensor(argument, value)
-    if times.dim() != 1:
-        raise ProblemError(f"t must have one axis, (n,), got shape {tuple(times.shape)}")
     if table.dim() == 1:
         table = table[:, None]
     if table.dim() != 2 or len(table) != len(times) or table.shape[1] == 0:
@@ -263,8 +271,6 @@ def _in_order(t: Tensor, y: Tensor, u: Tensor | None) -> tuple[Tensor, Tensor, T
     if not bool(t.isfinite().all()):
         row = int((~t.isfinite()).nonzero()[0])
         raise ProblemError(f"t must be finite, got {float(t[row])} in row {row}: drop that row")
-    if len(t) < 2:
-        raise ProblemError(f"a series needs at least two rows, got {len(t)}")
     if bool((t[1:] < t[:-1]).any()):
         t, order = torch.sort(t, stable=True)
         y, u = y[order], None if u is None else u[order]

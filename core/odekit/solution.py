@@ -144,12 +144,7 @@ class Solution:
         beyond = (rows.detach() - reached) * torch.sign(knots[-1] - knots[0]) > 0
         if bool(beyond.any()):
             y = y.masked_fill(align(beyond, y), torch.nan)
-        tree = self._restore(y)
-        if query.dim() == 0:
-            from torch.utils._pytree import tree_map  # the one private name outside the engine
-
-            tree = tree_map(lambda leaf: leaf[0], tree)
-        return tree
+        return self._restore(y[0] if query.dim() == 0 else y)
 
     def _check_span(self, t: Tensor) -> None:
         ends = self.t.detach()

@@ -103,7 +103,7 @@ def solve(
         rtol=layout.spread("rtol", rtol),
         atol=layout.spread("atol", atol),
         per_sample=per_sample,
-        params=_unique([*parameters_of(field), *tensors_of(args), *(params or ())]),
+        params=_unique(field, args, params or ()),
         max_steps=max_steps,
         save=save,
         dense=dense,
@@ -223,12 +223,12 @@ def _captured(thing: Any) -> list[Any]:
     return found
 
 
-def _unique(tensors: Iterable[Tensor]) -> tuple[Tensor, ...]:
-    seen: dict[int, Tensor] = {}
-    for tensor in tensors:
-        if isinstance(tensor, Tensor) and tensor.requires_grad:
-            seen.setdefault(id(tensor), tensor)
-    return tuple(seen.values())
+def _unique(field: Any, args: Any, more: Iterable[Tensor]) -> tuple[Tensor, ...]:
+    """Everything beside the state that asks for gradients, each tensor once."""
+    if not torch.is_grad_enabled():
+        return ()
+    found = [*parameters_of(field), *tensors_of(args), *more]
+    return tuple({id(x): x for x in found if isinstance(x, Tensor) and x.requires_grad}.values())
 
 
 __all__ = ["solve"]

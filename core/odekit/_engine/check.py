@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils import _pytree as pytree
 
+from odekit._engine.trees import leaves_of
 from odekit.errors import IncompatibleError, ProblemError
 from odekit.field import State, VectorField
 from odekit.solver import Solver
@@ -22,7 +22,7 @@ def check_state(y0: State, *, per_sample: bool) -> list[Tensor]:
         ProblemError: a value that cannot be solved.
         IncompatibleError: leaves that do not go together.
     """
-    leaves: list[Tensor] = pytree.tree_leaves(y0)
+    leaves: list[Tensor] = leaves_of(y0)
     if not leaves:
         raise ProblemError("y0 is empty; give a tensor, or a tuple, list or dict of tensors")
     for leaf in leaves:
@@ -141,4 +141,4 @@ def check_counts(max_steps: int, save: str, step_size: float | None) -> None:
 
 def tensors_of(tree: Any) -> list[Tensor]:
     """The tensors of a pytree that ask for gradients."""
-    return [x for x in pytree.tree_leaves(tree) if isinstance(x, Tensor) and x.requires_grad]
+    return [x for x in leaves_of(tree) if isinstance(x, Tensor) and x.requires_grad]

@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils import _pytree as pytree
 
 from odekit._engine.clock import SNAP, TINY, CountedField, controlled_error, stops_of
+from odekit._engine.trees import leaves_of, map_leaves
 from odekit.errors import Status
 from odekit.problem import Problem, Trajectory
 from odekit.solution import DenseOutput, Stats, locate
@@ -156,7 +156,7 @@ class _Run:
             )
         self.field.forget()
         self.evaluations += self.field.calls
-        self.safe = (self.y.detach(), pytree.tree_map(_detach, state))
+        self.safe = (self.y.detach(), map_leaves(_detach, state))
         lost = self.active & ~torch.isfinite(h)
         self._fail(lost, Status.NON_FINITE)
         return now, state, torch.where(lost, 0.0, h), memory
@@ -173,7 +173,7 @@ class _Run:
         whole = good if step.error is None else good & torch.isfinite(step.error).all(-1)
         counted, dropped = self.active, False
         if step.y.requires_grad:
-            for leaf in pytree.tree_leaves((step.state, step.dense)):
+            for leaf in leaves_of((step.state, step.dense)):
                 if isinstance(leaf, Tensor) and leaf.requires_grad:
                     whole = whole & torch.isfinite(leaf).reshape(self.lanes, -1).all(-1)
             bad = self.active & ~whole
@@ -342,7 +342,7 @@ def _where(mask: Tensor, new: Any, old: Any) -> Any:
             return a
         return torch.where(mask.reshape(-1, *(1,) * (a.dim() - 1)), a, b)
 
-    return pytree.tree_map(select, new, old)
+    return map_leaves(select, new, old)
 
 
 def _detach(x: Any) -> Any:

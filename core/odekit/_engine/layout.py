@@ -13,8 +13,8 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor
-from torch.utils import _pytree as pytree
 
+from odekit._engine.trees import Structure, flatten, leaves_of, sketch, unflatten
 from odekit.errors import IncompatibleError, ProblemError
 from odekit.field import State
 from odekit.solver import FlatField
@@ -32,7 +32,7 @@ class Layout:
         plain: the state is used as it is.
     """
 
-    spec: pytree.TreeSpec
+    spec: Structure
     shapes: tuple[torch.Size, ...]
     dtype: torch.dtype
     lanes: int | None
@@ -41,7 +41,7 @@ class Layout:
     @classmethod
     def of(cls, y0: State, *, per_sample: bool) -> Layout:
         """The layout of ``y0``, whose leaves have been checked to be tensors of one dtype."""
-        leaves, spec = pytree.tree_flatten(y0)
+        leaves, spec = flatten(y0)
         lanes = leaves[0].shape[0] if per_sample else None
         shapes = tuple(leaf.shape[1:] if per_sample else leaf.shape for leaf in leaves)
         plain = isinstance(y0, Tensor) and (not per_sample or y0.dim() == 2)
@@ -52,7 +52,7 @@ class Layout:
         if self.plain:
             return cast("Tensor", y)
         lead = () if self.lanes is None else (self.lanes,)
-        leaves = pytree.tree_leaves(y)
+        leaves = leaves_of(y)
         parts = [leaf.reshape((*lead, -1)) for leaf in leaves]
         return torch.cat(parts, -1) if len(parts) > 1 else parts[0]
 
@@ -64,7 +64,7 @@ class Layout:
         sizes = [math.prod(shape) for shape in self.shapes]
         parts = torch.split(y, sizes, -1) if len(sizes) > 1 else (y,)
         leaves = [p.reshape((*lead, *s)) for p, s in zip(parts, self.shapes, strict=True)]
-        return pytree.tree_unflatten(leaves, self.spec)
+        return unflatten(leaves, self.spec)
 
     def spread(self, name: str, tolerance: Any) -> Any:
         """A tolerance as a float, or as a tensor that broadcasts against the flat state.
@@ -76,7 +76,7 @@ class Layout:
             if not (math.isfinite(tolerance) and tolerance >= 0):
                 raise ProblemError(f"{name} must be a number >= 0, got {tolerance!r}")
             return float(tolerance)
-        leaves, spec = pytree.tree_flatten(tolerance)
+        leaves, spec = flatten(tolerance)
         if spec != self.spec:
             raise ProblemError(
                 f"{name} must be a number or a pytree like y0, got {type(tolerance).__name__}"
@@ -116,10 +116,10 @@ class Layout:
         return flat
 
     def _flatten_slope(self, slope: State, y: Tensor) -> Tensor:
-        leaves, spec = pytree.tree_flatten(slope)
+        leaves, spec = flatten(slope)
         if spec != self.spec:
             raise IncompatibleError(
-                f"the field must return a pytree like y0, {_sketch(self.spec)}, got {_sketch(spec)}"
+                f"the field must return a pytree like y0, {sketch(self.spec)}, got {sketch(spec)}"
             )
         lead = () if self.lanes is None else (self.lanes,)
         for i, (leaf, shape) in enumerate(zip(leaves, self.shapes, strict=True)):
@@ -131,11 +131,6 @@ class Layout:
             if leaf.shape != want or leaf.dtype != y.dtype:
                 raise _mismatch(leaf, want, y.dtype, f" in leaf {i}" if len(leaves) > 1 else "")
         return self.flatten(slope)
-
-
-def _sketch(spec: pytree.TreeSpec) -> str:
-    """A structure in words: ``{a: tensor, b: (tensor, tensor)}``."""
-    return str(pytree.tree_unflatten(["tensor"] * spec.num_leaves, spec)).replace("'", "")
 
 
 def _mismatch(

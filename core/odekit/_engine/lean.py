@@ -26,15 +26,23 @@ def integrate_lean(problem: Problem) -> Trajectory:
     run.to_end()
     trajectory = run.trajectory()
     if run.status is Status.SUCCESS and not bool(torch.isfinite(trajectory.y).all()):
-        # A controller without an error estimate lets such steps pass, and asking at each of
-        # them would cost a transfer; so the solve is repeated, watched, only when it went wrong.
-        with torch.no_grad():
-            watched = _Run(replace(problem, dense=False), watch=True)
-            watched.to_end()
-            seen = watched.trajectory()
-        if watched.status is not Status.SUCCESS:
-            trajectory = replace(seen, dense=trajectory.dense)
+        return _diagnosed(problem, trajectory)
     return trajectory
+
+
+def _diagnosed(problem: Problem, trajectory: Trajectory) -> Trajectory:
+    """A trajectory that is not finite, with the place where that began.
+
+    A controller without an error estimate lets such steps pass, and asking at each of them
+    would cost a transfer; so the solve is repeated, watched, only when it went wrong.
+    """
+    with torch.no_grad():
+        run = _Run(replace(problem, dense=False), watch=True)
+        run.to_end()
+        seen = run.trajectory()
+    good = int(torch.isfinite(seen.y).reshape(len(seen.y), -1).all(-1).sum())
+    y = torch.cat([trajectory.y[:good], seen.y[good:]])
+    return replace(trajectory, t=seen.t, y=y, status=seen.status, reached=seen.reached)
 
 
 def _finite(step: Step) -> bool:
