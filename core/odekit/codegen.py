@@ -20,7 +20,13 @@ Right = Sequence[tuple[float, Any]]
 
 def readable(right: Right) -> str:
     """A right-hand side with four digits, such as ``0.561 hare - 0.029 hare lynx``."""
-    return _summed(right, lambda value: f"{value:.4g}", _readable_term)
+    return _summed(_folded(right), lambda value: f"{value:.4g}", _readable_term)
+
+
+def _folded(right: Right) -> Right:
+    """Numbers within terms drawn into the coefficients."""
+    pairs = [(value, *expression.as_coeff_Mul()) for value, expression in right]
+    return [(value * float(number), rest) for value, number, rest in pairs]
 
 
 def _readable_term(expression: Any) -> str:
@@ -42,7 +48,7 @@ def latex(rights: Mapping[str, Right], variables: Sequence[str], time: str) -> s
     rows = []
     for name, right in rights.items():
         slope = rf"\frac{{d {_latex_name(name)}}}{{d {time_name}}}"
-        rows.append(f"{slope} &= " + _summed(right, _latex_number, term, space=r"\,"))
+        rows.append(f"{slope} &= " + _summed(_folded(right), _latex_number, term, space=r"\,"))
     return "\\begin{aligned}\n" + " \\\\\n".join(rows) + "\n\\end{aligned}"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import difflib
 import os
 import tempfile
 from pathlib import Path
@@ -19,7 +20,9 @@ def read_text(path: str | os.PathLike[str]) -> str:
     try:
         return Path(path).read_text(encoding="utf-8-sig")
     except FileNotFoundError:
-        raise ProblemError(f"path: there is no file {str(path)!r}") from None
+        raise ProblemError(
+            f"path: there is no file {str(path)!r}: {_nearest(Path(path))}"
+        ) from None
     except IsADirectoryError:
         raise ProblemError(f"path: {str(path)!r} is a folder: name a file in it") from None
     except UnicodeDecodeError:
@@ -28,6 +31,16 @@ def read_text(path: str | os.PathLike[str]) -> str:
         ) from None
     except (OSError, ValueError) as error:
         raise ProblemError(f"path: cannot read {str(path)!r}: {error}") from None
+
+
+def _nearest(path: Path) -> str:
+    """Advice on a file that is not there: the nearest name beside it."""
+    if not path.parent.is_dir():
+        return f"nor a folder {str(path.parent)!r}, write the path from {os.getcwd()!r}"
+    close = difflib.get_close_matches(path.name, sorted(os.listdir(path.parent)), n=1)
+    if close:
+        return f"did you mean {str(path.parent / close[0])!r}?"
+    return f"nothing in {str(path.parent)!r} has a name like it"
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:

@@ -52,7 +52,7 @@ MAX_DEPTH = 60
 MAX_POWER = 100
 
 _LINE = re.compile(
-    r"(?:(?P<dashed>\w+)\s*'|d(?P<quotient>\w+)\s*/\s*d(?P<time>\w+))\s*=(?P<right>.*)"
+    r"(?:(?P<dashed>\w+)\s*['′’]|d(?P<quotient>\w+)\s*/\s*d(?P<time>\w+))\s*=(?P<right>.*)"
 )
 
 
@@ -123,7 +123,10 @@ def read_formulas(lines: str | Iterable[str], time: str = "t") -> dict[str, str]
     for line in filter(str.strip, split):
         match = _LINE.fullmatch(line.strip())
         if match is None:
-            raise ProblemError(f'{line.strip()[:60]!r} is no equation: write it as "x\' = -x"')
+            raise ProblemError(
+                f'{line.strip()[:60]!r} is no equation: write it as "x\' = -x", and a second '
+                'derivative as "x\' = v" and "v\' = -x"'
+            )
         if match["time"] not in (None, time):
             raise ProblemError(
                 f"{line.strip()[:60]!r} differentiates by {match['time']!r}: time is called {time}"

@@ -14,8 +14,8 @@ import torch
 
 from odekit.errors import ProblemError
 
-Operand: TypeAlias = int | float
-"""While a program is built: the number of a value, or a constant."""
+Operand: TypeAlias = tuple[bool, float]
+"""While a program is built: whether it is a constant, and that or the number of a value."""
 
 _CALLS: dict[str, Callable[..., Any]] = {
     "sin": torch.sin,
@@ -48,16 +48,18 @@ class Program:
 
     def __init__(self, variables: Sequence[str], expressions: Sequence[Any]) -> None:
         self._variables = {name: i for i, name in enumerate(variables)}
-        self._known: dict[Any, int] = {}
+        self._known: dict[Any, Operand] = {}
         self._calls: list[tuple[Callable[..., Any], tuple[Operand, ...]]] = []
         outputs = [self._build(expression) for expression in expressions]
         operands = [*outputs, *(o for _, chosen in self._calls for o in chosen)]
-        numbers = sorted({o for o in operands if isinstance(o, float)})
+        numbers = sorted({number for constant, number in operands if constant})
 
         def final_place(operand: Operand) -> int:
-            if isinstance(operand, float):
-                return len(variables) + numbers.index(operand)
-            return operand if operand < len(variables) else operand + len(numbers)
+            constant, number = operand
+            if constant:
+                return len(variables) + numbers.index(number)
+            place = int(number)
+            return place if place < len(variables) else place + len(numbers)
 
         self.constants = tuple(numbers)
         self.calls = tuple((f, tuple(map(final_place, chosen))) for f, chosen in self._calls)
@@ -71,21 +73,21 @@ class Program:
             values.append(function(*[values[i] for i in chosen]))
         return [values[i] for i in self.outputs]
 
-    def _emit(self, function: Callable[..., Any], *operands: Operand) -> int:
+    def _emit(self, function: Callable[..., Any], *operands: Operand) -> Operand:
         """The number of a value; equal calls are made once."""
         if function in (operator.mul, operator.add):
-            operands = tuple(sorted(operands, key=lambda o: (isinstance(o, float), o)))
+            operands = tuple(sorted(operands))
         key = (function, operands)
         if key not in self._known:
-            self._known[key] = len(self._variables) + len(self._calls)
+            self._known[key] = (False, len(self._variables) + len(self._calls))
             self._calls.append(key)
         return self._known[key]
 
     def _build(self, expression: Any) -> Operand:
         if expression.is_number:
-            return _number(expression)
+            return (True, _number(expression))
         if expression.is_Symbol:
-            return self._variables[str(expression)]
+            return (False, self._variables[str(expression)])
         if expression.is_Add:
             return self._sum(expression)
         if expression.is_Mul:
@@ -114,19 +116,19 @@ class Program:
         above: list[Operand] = []
         below: list[Operand] = []
         for factor in rest.as_ordered_factors():
-            if factor.is_Pow and factor.exp.is_number and factor.exp < 0:
+            if factor.is_Pow and not factor.is_number and _is_negative(factor.exp):
                 below.append(self._power(factor.base, -factor.exp))
             else:
                 above.append(self._build(factor))
         scale = _number(coefficient)
         if not above:
-            return self._emit(operator.truediv, scale, self._joined(below))
+            return self._emit(operator.truediv, (True, scale), self._joined(below))
         value = self._joined(above)
         if below:
             value = self._emit(operator.truediv, value, self._joined(below))
         if scale == -1:
             return self._emit(operator.neg, value)
-        return value if scale == 1 else self._emit(operator.mul, value, scale)
+        return value if scale == 1 else self._emit(operator.mul, value, (True, scale))
 
     def _joined(self, factors: list[Operand]) -> Operand:
         total, *rest = sorted(factors)
@@ -139,13 +141,13 @@ class Program:
             return self._emit(torch.pow, self._build(base), self._build(exponent))
         power = _number(exponent)
         if power < 0:
-            return self._emit(operator.truediv, 1.0, self._power(base, -exponent))
+            return self._emit(operator.truediv, (True, 1.0), self._power(base, -exponent))
         value = self._build(base)
         if power.is_integer():
             return self._whole_power(value, int(power))
         if power == 0.5:
             return self._emit(torch.sqrt, value)
-        return self._emit(torch.pow, value, power)
+        return self._emit(torch.pow, value, (True, power))
 
     def _whole_power(self, value: Operand, power: int) -> Operand:
         """By products, which are shared and whose derivatives are finite at zero."""
@@ -159,6 +161,10 @@ class Program:
 
 def _coefficient(term: Any) -> Any:
     return term.as_coeff_Mul()[0]
+
+
+def _is_negative(exponent: Any) -> bool:
+    return bool(exponent.is_number and exponent < 0)
 
 
 def _number(expression: Any) -> float:

@@ -90,7 +90,7 @@ class TimeSeries:
                 raise ProblemError(
                     f"state {name!r} has no value at all: leave it out of the states"
                 )
-        times, states, inputs = _in_order(times, states, inputs)
+        times, states, inputs = _in_order(times, states, inputs, time_name)
         self._set("t", times)
         self._set("y", states)
         self._set("u", inputs)
@@ -266,7 +266,9 @@ def _table(argument: str, value: Any, times: Tensor) -> Tensor:
     return table
 
 
-def _in_order(t: Tensor, y: Tensor, u: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
+def _in_order(
+    t: Tensor, y: Tensor, u: Tensor | None, name: str
+) -> tuple[Tensor, Tensor, Tensor | None]:
     """Rows sorted by time, rows of one time averaged over what is there."""
     if not bool(t.isfinite().all()):
         row = int((~t.isfinite()).nonzero()[0])
@@ -278,7 +280,8 @@ def _in_order(t: Tensor, y: Tensor, u: Tensor | None) -> tuple[Tensor, Tensor, T
     distinct, group = torch.unique_consecutive(t, return_inverse=True)
     if len(distinct) < 2:
         raise ProblemError(
-            f"t is {float(t[0]):.9g} in every row: name the column that holds the times"
+            f"{name} is {float(t[0]):.9g} in every row: name the column that holds the times with "
+            "time="
         )
     if len(distinct) < len(t):
         count = len(t) - len(distinct)

@@ -1,0 +1,1 @@
+"""Named dynamical systems with their equations, parameters and synthetic data."""
