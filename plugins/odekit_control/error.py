@@ -135,10 +135,12 @@ class ErrorController(StepController):
         forced = abs(h) <= self.min_step and math.isfinite(q)
         accept = q <= 1 or forced
         factor = self._factor(max(q, SMALLEST), state, solver.error_order)
+        if q > 1:  # an attempt that repeats the one before would be rejected for ever
+            factor = min(factor, self.safety * q ** (-1 / solver.error_order))
         if not math.isfinite(factor):
             factor = self.factor_min
         factor = min(max(factor, self.factor_min), self.factor_max)
-        factor = max(factor, 1.0) if q <= 1 else min(factor, 1.0)
+        factor = max(factor, 1.0) if q <= 1 else factor
         length = min(max(abs(h) * factor, self.min_step), self.max_step)
         memory = _Memory(max(q, SMALLEST), state.q1) if accept else state
         return Decision(accept, math.copysign(length, h), memory)
@@ -152,9 +154,11 @@ class ErrorController(StepController):
         accept = small | forced
         q = q.clamp(min=SMALLEST)
         factor = self._factor(q, state, solver.error_order)
+        shorter = torch.minimum(factor, self.safety * q ** (-1 / solver.error_order))
+        factor = torch.where(small, factor, shorter)
         factor = factor.nan_to_num(self.factor_min, self.factor_min, self.factor_min)
         factor = factor.clamp(self.factor_min, self.factor_max)
-        factor = torch.where(small, factor.clamp(min=1.0), factor.clamp(max=1.0))
+        factor = torch.where(small, factor.clamp(min=1.0), factor)
         length = (h.abs() * factor).clamp(self.min_step, self.max_step)
         memory = _Memory(torch.where(accept, q, state.q1), torch.where(accept, state.q1, state.q2))
         return Decision(accept, torch.copysign(length, h), memory)

@@ -12,6 +12,7 @@ Source: E. Hairer, S. P. Norsett, G. Wanner, "Solving Ordinary Differential Equa
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -30,21 +31,35 @@ from odekit import (
 
 
 class ExplicitRungeKutta(Solver):
-    """Any explicit method with a tableau. A subclass gives ``order`` and ``tableau``."""
+    """Any explicit method with a tableau. A subclass gives ``order`` and ``tableau``.
+
+    Attributes:
+        tableau: the numbers of the method.
+        kept: the stages whose slopes dense output needs.
+        blend: dense output, one row for each of these slopes, one column a function of the
+            basis; empty for cubic Hermite.
+        basis: the factor, ``"x"`` or ``"1 - x"``, by which each function of the relative time
+            differs from the one before; the first is ``x`` itself.
+    """
 
     tableau: ClassVar[ButcherTableau]
+    basis: ClassVar[tuple[str, ...]] = ()
+    blend: ClassVar[tuple[tuple[float, ...], ...]] = ()
+    kept: ClassVar[tuple[int, ...]] = ()
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         tableau = cls.__dict__.get("tableau")
-        if tableau is not None:
-            cls.traits = Trait.NONE
-            if tableau.e:
-                cls.traits |= Trait.ERROR_ESTIMATE
-            if tableau.fsal:
-                cls.traits |= Trait.FSAL
-            if tableau.dense:
-                cls.dense_order = tableau.dense_order
+        if tableau is None:
+            return
+        if tableau.dense:
+            cls.dense_order = tableau.dense_order
+            cls.kept = tuple(i for i, powers in enumerate(tableau.dense) if any(powers))
+            cls.blend = tuple(tableau.dense[i] for i in cls.kept)
+            cls.basis = ("x",) * len(tableau.dense[0])
+        if "traits" not in cls.__dict__:
+            fsal = Trait.FSAL if tableau.fsal else Trait.NONE
+            cls.traits = (Trait.ERROR_ESTIMATE if tableau.e else Trait.NONE) | fsal
 
     def init(self, field: FlatField, t: Tensor, y: Tensor) -> Tensor:
         """The slope at the start; one evaluation."""
@@ -56,37 +71,62 @@ class ExplicitRungeKutta(Solver):
         Never raises: a field that returns NaN gives a NaN proposal.
         """
         tableau = self.tableau
-        k = [state]
-        y1 = y
-        for node, row in zip(tableau.c[1:], tableau.a[1:], strict=True):
-            y1 = advance(y, h, row, k)
-            k.append(field(t + node * h, y1))
+        k, y1 = evaluate_stages(tableau, field, t, h, y, [state])
         if not tableau.fsal:
             y1 = advance(y, h, tableau.b, k)
         error = None
-        if tableau.e:
+        if Trait.ERROR_ESTIMATE in self.traits:
             with torch.no_grad():  # step control is never differentiated
-                error = h * weighted_sum(tableau.e, k)
+                error = self.estimate(h, k)
         last = k[-1] if tableau.fsal else field(t + h, y1)
-        return Step(y1, error, last, tuple(k) if tableau.dense else (state, last))
+        dense = tuple(k[i] for i in self.kept) if self.kept else (state, last)
+        return Step(y1, error, last, dense)
+
+    def estimate(self, h: Any, k: Sequence[Tensor]) -> Tensor:
+        """The error estimate of one step, like the state; called without gradients."""
+        return scaled_sum(h, self.tableau.e, k)
 
     def interpolate(self, segment: Segment, t: Tensor) -> Tensor:
-        """The method's own dense output, or the cubic Hermite where it has none."""
-        if not self.tableau.dense:
+        """The method's own dense output, or the cubic Hermite where it has none.
+
+        One fused multiply-add on the state for each slope; the polynomials are evaluated in the
+        precision of ``t``, because theirs is what single precision would spoil.
+        """
+        if not self.blend:
             return super().interpolate(segment, t)
-        y0 = segment.y0
-        real = y0.dtype.to_real() if y0.dtype.is_complex else y0.dtype
-        x = ((t - segment.t) / segment.h).to(real)
-        total = torch.zeros_like(y0)
-        for powers, k in zip(self.tableau.dense, segment.dense, strict=True):
-            if any(powers):
-                total = total + horner(powers, x) * k
-        return y0 + segment.h.to(real) * total
+        x = (t - segment.t) / segment.h
+        factors, grown = {"x": x, "1 - x": 1 - x}, [x]
+        for name in self.basis[1:]:
+            grown.append(grown[-1] * factors[name])
+        matrix = torch.tensor(self.blend, dtype=x.dtype, device=x.device)
+        weights = torch.stack(grown, -1) @ matrix.T * segment.h.unsqueeze(-1)
+        y = segment.y0
+        real = y.dtype.to_real() if y.dtype.is_complex else y.dtype
+        for weight, slope in zip(weights.to(real).unbind(-1), segment.dense, strict=True):
+            y = torch.addcmul(y, weight, slope)
+        return y
 
 
-def horner(powers: tuple[float, ...], x: Tensor) -> Tensor:
-    """``sum_j powers[j] x^(j+1)``, elementwise."""
-    value = torch.full_like(x, powers[-1])
-    for p in reversed(powers[:-1]):
-        value = value * x + p
-    return value * x
+def evaluate_stages(
+    tableau: ButcherTableau, field: FlatField, t: Tensor, h: Any, y: Tensor, k: list[Tensor]
+) -> tuple[list[Tensor], Tensor]:
+    """The slopes of all stages, of which ``k`` brings the first, and where the last one sits."""
+    place, now, before = y, t, 0.0
+    first = len(k)
+    for node, row in zip(tableau.c[first:], tableau.a[first:], strict=True):
+        place = advance(y, h, row, k)
+        if node != before:
+            now, before = t + node * h, node
+        k.append(field(now, place))
+    return k, place
+
+
+def scaled_sum(h: Any, weights: Sequence[float], k: Sequence[Tensor]) -> Tensor:
+    """``h * sum_i weights[i] * k[i]``; a float ``h`` is folded into the weights."""
+    if isinstance(h, Tensor):
+        return h * weighted_sum(weights, k)
+    (first, total), *rest = [(w * h, ki) for w, ki in zip(weights, k, strict=True) if w]
+    total = first * total
+    for w, ki in rest:
+        total = torch.add(total, ki, alpha=w)
+    return total

@@ -3,11 +3,12 @@
 For rougher answers ``bosh3`` is cheaper, for sharper ones ``dopri8``; a stiff field, where the
 step is limited by stability and not by accuracy, needs an implicit method.
 
-Every fifth-order and embedded fourth-order condition holds to the last digit of a double. The
-paper's decimals are one or two digits too short for that; its dense output is given in factored
-form, and here in powers of ``x``, with the digits that the order conditions fix. The error
-weights follow the convention of this package, ``b`` minus the embedded weights, so that the last
-one is -1/66. Printed lists of them differ in sign; their sum, which must vanish, tells.
+The coefficients are given with more digits than a double holds, so that every order condition
+is met to rounding. The paper prints its dense output in factored form with 16 to 18 digits; here
+it stands in powers of ``x``, with the digits that the order conditions fix.
+
+The error weights are ``b`` minus the embedded weights, so that the last one is -1/66. Printed lists
+differ in its sign; their sum, which must vanish, decides.
 
 Source: Ch. Tsitouras, "Runge-Kutta pairs of order 5(4) satisfying only the first column
     simplifying assumption", Computers & Mathematics with Applications 62(2), 2011, pp. 770-775,

@@ -111,13 +111,15 @@ class _Run:
             self._check_lengths(h, floor, finite)
             room = before.gather(1, index[:, None])[:, 0] - self.t
             clipped = h.abs() * SNAP >= room.abs()
-            trial = torch.where(self.active, torch.where(clipped, room, h), 0.0)
+            asked = torch.where(self.active, torch.where(clipped, room, h), 0.0)
+            # The length that is really taken, so that a replay of the times repeats it exactly.
+            trial = torch.where(self.active & ~clipped, (self.t + h) - self.t, asked)
             now, y, memory_in = self._harmless(now, state)
             calls = self.field.calls
             step = solver.step(self.field, now, trial.to(self.real)[:, None], y, memory_in)
             with torch.no_grad():
                 decision = controller.decide(
-                    solver, trial, y, step.y, controlled_error(self.problem, step), memory
+                    solver, asked, y, step.y, controlled_error(self.problem, step), memory
                 )
                 accept, counted, whole, dropped = self._judge(step, decision.accept)
                 self.attempts += counted

@@ -94,12 +94,14 @@ class _Run:
                 return
             room = stop.before - self.t
             clipped = abs(h) * SNAP >= abs(room)
-            trial = room if clipped else h
+            asked = room if clipped else h
+            # The length that is really taken, so that a replay of the times repeats it exactly.
+            trial = room if clipped else (self.t + h) - self.t
             step = solver.step(self.field, now, trial, self.y, state)
             self.attempts += 1
             with torch.no_grad():
                 decision = controller.decide(
-                    solver, trial, self.y, step.y, controlled_error(problem, step), memory
+                    solver, asked, self.y, step.y, controlled_error(problem, step), memory
                 )
             memory = decision.state
             if not self._passes(step, decision.accept):
