@@ -274,7 +274,7 @@ def read_tensors(path: str | os.PathLike[str]) -> dict[str, Any]:
         data = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise ProblemError(f"path: there is no file {str(path)!r}") from None
-    except Exception as error:  # noqa: BLE001 - torch raises many kinds for a foreign file
+    except Exception as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ProblemError(f"path: {str(path)!r} is no file of weights: {reason}") from None
     if not isinstance(data, dict):
