@@ -68,6 +68,10 @@ class Component:
     needs: tuple[str, ...] = ()
     extra: str | None = None
 
+    def __post_init__(self) -> None:
+        """Take ``kind`` by its lower-case name too; an unknown one is refused here."""
+        object.__setattr__(self, "kind", Kind(self.kind))
+
 
 @hookspec
 def odekit_components() -> Iterable[Component]:  # type: ignore[empty-body]

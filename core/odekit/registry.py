@@ -127,8 +127,21 @@ class Registry:
         return manager
 
     def _register(self, manager: pluggy.PluginManager, point: EntryPoint) -> None:
-        if point.name in self._broken or manager.get_plugin(point.name) is not None:
+        taken = self._values.setdefault(point.name, point.value)
+        if taken == point.value and (
+            point.name in self._broken or manager.get_plugin(point.name) is not None
+        ):
             return  # the same distribution seen twice on the path
+        if taken != point.value:
+            self._refuse(
+                point,
+                f"{point.name} ({_origin(point) or point.value})",
+                NameConflictError(
+                    f"another plugin, {taken}, has the entry point {point.name!r} already; one of "
+                    "the two must be renamed by its author or uninstalled"
+                ),
+            )
+            return
         try:
             module = point.load()
             manager.register(module, point.name)
@@ -140,13 +153,19 @@ class Registry:
             if manager.get_plugin(point.name) is not None:
                 manager.unregister(name=point.name)
             self._entries[:] = [e for e in self._entries if e.plugin != point.name]
-            self._broken[point.name] = error
-            warnings.warn(
-                f"plugin {point.name!r} ({point.value}) was left out: "
-                f"{type(error).__name__}: {error}",
-                PluginWarning,
-                stacklevel=4,
-            )
+            self._refuse(point, point.name, error)
+
+    def _refuse(self, point: EntryPoint, name: str, error: Exception) -> None:
+        self._broken[name] = error
+        warnings.warn(
+            f"plugin {point.name!r} ({point.value}) was left out: {type(error).__name__}: {error}",
+            PluginWarning,
+            stacklevel=5,
+        )
+
+    @functools.cached_property
+    def _values(self) -> dict[str, str]:
+        return {}
 
     @functools.cached_property
     def _entries(self) -> list[Entry]:

@@ -15,7 +15,7 @@ from odekit._engine.lanes import integrate_lanes
 from odekit._engine.layout import Layout
 from odekit._engine.lean import integrate_lean
 from odekit.controller import StepController
-from odekit.errors import IncompatibleError
+from odekit.errors import IncompatibleError, ProblemError
 from odekit.field import Field, State, VectorField
 from odekit.gradient import GradientMethod
 from odekit.problem import Problem, Trajectory
@@ -91,6 +91,8 @@ def solve(
     lifted = field.lift(y0) if isinstance(field, Field) else y0
     leaves = check_state(lifted, per_sample=per_sample)
     times = check_times(t, leaves[0], per_sample=per_sample)
+    if dense and times.shape[-1] == 1:
+        raise ProblemError("dense=True needs at least two times in t, got one")
     layout = Layout.of(lifted, per_sample=per_sample)
     control = _controller(chosen, controller, step_size)
     _check_traits(chosen, control, method)

@@ -278,6 +278,7 @@ BAD = [
     ({"t": [0.0, 1.0, 1.0]}, ProblemError, "strictly"),
     ({"t": [0.0, math.nan]}, ProblemError, "finite"),
     ({"t": []}, ProblemError, "shape"),
+    ({"t": [0.3], "dense": True}, ProblemError, "at least two times"),
     ({"t": "soon"}, ProblemError, "numbers or a tensor"),
     ({"t": torch.zeros(2, 2)}, ProblemError, "per_sample=True"),
     ({"t": torch.zeros(2, device="meta")}, IncompatibleError, "y0 is on cpu and t on meta"),

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from odekit.report.comparison import Comparison
 from odekit.report.style import COLOURS, INK, SOFT, colour, draw, legend_above, set_time_axis
@@ -168,12 +169,11 @@ def _draw_over_time(axes: Any, comparison: Comparison, j: int, shade: str) -> No
 
 def _draw_quantiles(axes: Any, parts: Sequence[Any], shade: str) -> None:
     """Ordered residuals against the normal quantiles of Blom's plotting positions."""
-    from scipy.special import ndtri
-
     values = np.sort(np.concatenate([part[np.isfinite(part)] for part in parts]))
     if len(values) == 0:
         return
-    quantiles = ndtri((np.arange(1, len(values) + 1) - 0.375) / (len(values) + 0.25))
+    ranks = torch.arange(1, len(values) + 1, dtype=torch.float64)
+    quantiles = torch.special.ndtri((ranks - 0.375) / (len(values) + 0.25)).numpy()
     extent = 1.12 * max(2.3, float(np.abs(values).max()), float(quantiles[-1]))
     axes.plot([-extent, extent], [-extent, extent], color=SOFT, linewidth=1.0)
     many = {"markersize": 3, "alpha": 0.6, "markeredgewidth": 0}
