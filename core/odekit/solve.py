@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import types
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import Any, Literal
@@ -193,7 +194,7 @@ def _search(thing: Any, depth: int) -> Iterator[Tensor]:
     elif isinstance(thing, Tensor):
         if thing.requires_grad:
             yield thing
-    elif depth < 4:
+    elif depth < 4 and not isinstance(thing, type | types.ModuleType):
         if isinstance(thing, functools.partial):
             inner: Iterable[Any] = (thing.func, *thing.args, *thing.keywords.values())
         elif isinstance(thing, list | tuple | set | frozenset):
@@ -220,8 +221,8 @@ def _captured(thing: Any) -> list[Any]:
         found += [
             scope[name] for name in code.co_names if isinstance(scope.get(name), Tensor | nn.Module)
         ]
-    elif not callable(getattr(thing, "forward", None)) and hasattr(thing, "__dict__"):
-        found += list(vars(thing).values())
+    else:
+        found += list(getattr(thing, "__dict__", {}).values())
     return found
 
 

@@ -118,6 +118,22 @@ def test_parameters_are_found_where_functions_keep_them() -> None:
     agree(loss, [net.weight, net.bias, free])
 
 
+def test_modules_in_a_closure_are_not_searched() -> None:
+    import ctypes
+
+    import torch as inner
+
+    rate = torch.tensor(0.5, dtype=F64, requires_grad=True)
+    library = ctypes.CDLL(None)
+
+    def field(t: Tensor, y: Tensor) -> Tensor:
+        assert library is not None
+        return inner.neg(y) * rate
+
+    y0 = torch.ones(1, dtype=F64)
+    agree(lambda gradient: solve(field, y0, [0.0, 1.0], gradient=gradient, **TIGHT).y.sum(), [rate])
+
+
 def test_tensor_tolerances_and_saved_steps() -> None:
     y0 = torch.tensor([[1.0, 2.0], [0.5, -1.0]], dtype=F64, requires_grad=True)
     rate = torch.tensor([1.0, 0.1], dtype=F64, requires_grad=True)

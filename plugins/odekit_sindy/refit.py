@@ -1,0 +1,146 @@
+"""The last fit: segments joined, steps refined, small terms dropped, covariance.
+
+Source: the covariance is the Gauss-Newton one of nonlinear least squares, D. M. Bates,
+    D. G. Watts, "Nonlinear Regression Analysis and Its Applications", Wiley 1988, chapter 2.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from odekit_sindy.data import Dataset
+from odekit_sindy.layout import arrange
+from odekit_sindy.models import Models, Support
+from odekit_sindy.search import Fitted
+from odekit_sindy.shooting import Shooting
+
+NEGLIGIBLE = 1e-3
+
+
+@dataclass(frozen=True)
+class Final:
+    """The final fit of one structure, in scaled units.
+
+    Attributes:
+        support: flat indices.
+        c: coefficients.
+        covariance: of ``c``, ``(k, k)``.
+        condition: condition number of the coefficients' columns in trajectory space, each of
+            unit length.
+        states: fitted states at the rows of each trajectory, ``(n, d)``.
+        rms: residual over the noise's shape, ``(d,)``.
+        gap: root mean square gap between segments, ``(d,)``.
+        substeps: Runge-Kutta steps per data interval.
+    """
+
+    support: Support
+    c: np.ndarray
+    covariance: np.ndarray
+    condition: float
+    states: tuple[np.ndarray, ...]
+    rms: np.ndarray
+    gap: np.ndarray
+    substeps: int
+
+
+def finish(shooting: Shooting, fitted: Fitted) -> Final:
+    """Fit once more with nearly closed gaps and fine steps; drop what contributes nothing."""
+    fine = Shooting(shooting.layout, shooting.library, shooting.substeps, shooting.floor)
+    models = Models.of([fitted.support], [fitted.c], [fitted.start], shooting.library.size)
+    fine.substeps = fine.choose_substeps(models, fitted.rms[None], share=0.01)
+    models = _tight(fine, models)
+    kept = _contributing(fine, models)
+    if len(kept) < len(fitted.support):
+        at = [models.support(0).index(q) for q in kept]
+        models = Models.of([kept], [models.c[0, at]], [models.start[0]], models.size)
+        models = _tight(fine, models)
+    covariance, condition = uncertainty(fine, models)
+    nodes, _ = fine.integrate(models)
+    rss, gaps = fine.statistics(models)
+    joints = max(int(shooting.layout.linked.sum()), 1)
+    return Final(
+        models.support(0),
+        models.values(0),
+        covariance,
+        condition,
+        shooting.layout.at_rows(nodes[:, 0]),
+        np.sqrt(rss[0] / shooting.layout.counts),
+        np.sqrt(gaps[0] / joints),
+        fine.substeps,
+    )
+
+
+def _tight(shooting: Shooting, models: Models) -> Models:
+    for tightness in (100.0, 1000.0):
+        models = shooting.fit(models, shooting.noise(models), tightness, 10)
+    return models
+
+
+def _contributing(shooting: Shooting, models: Models) -> Support:
+    """The terms of a single model that contribute at the fitted states."""
+    nodes, _ = shooting.integrate(models)
+    lay = shooting.layout
+    x = np.concatenate(lay.at_rows(nodes[:, 0]))
+    u = np.concatenate(lay.at_rows(lay.inputs))
+    theta = shooting.library.evaluate(np.concatenate([x, u], axis=1).T)
+    size = np.sqrt((theta**2).mean(1))
+    support = models.support(0)
+    return tuple(support[i] for i in contributing(support, models.c[0], size))
+
+
+def contributing(support: Support, c: np.ndarray, size: np.ndarray) -> list[int]:
+    """Positions of the terms whose share of their equation's largest term is not negligible.
+
+    Args:
+        support: flat indices.
+        c: their coefficients.
+        size: root mean square of each library function, ``(L,)``.
+    """
+    flat = np.array(support, dtype=int)
+    share = np.abs(c) * size[flat % len(size)]
+    equation = flat // len(size)
+    return [
+        i
+        for i, value in enumerate(share)
+        if value >= NEGLIGIBLE * share[equation == equation[i]].max()
+    ]
+
+
+def uncertainty(shooting: Shooting, models: Models) -> tuple[np.ndarray, float]:
+    """Covariance of the coefficients ``(k, k)`` and their condition number.
+
+    Columns are scaled to unit length before the inversion; without that, the covariance of
+    badly scaled problems comes out absurdly small.
+    """
+    lay = shooting.layout
+    r, jac = shooting.dense(models, shooting.noise(models), 1000.0)
+    n_state = lay.dim * lay.segments
+    length = np.linalg.norm(jac, axis=0)
+    length = np.where(length > 0, length, 1.0)
+    unit = jac / length
+    # R of the QR factorisation: the last block belongs to the coefficients, states projected out.
+    upper = np.asarray(np.linalg.qr(unit, mode="r"))[n_state:, n_state:]
+    dof = max(len(r) - jac.shape[1], 1)
+    inverse = np.linalg.pinv(upper)
+    covariance = float(r @ r) / dof * (inverse @ inverse.T)
+    covariance /= np.outer(length[n_state:], length[n_state:])
+    columns = np.linalg.norm(upper, axis=0)
+    scaled = upper / np.where(columns > 0, columns, 1.0)
+    return covariance, float(np.linalg.cond(scaled))
+
+
+def simulate(
+    shooting: Shooting, final: Final, dataset: Dataset, shape: tuple[np.ndarray, ...]
+) -> tuple[np.ndarray, ...]:
+    """States ``(n, d)`` of each trajectory from its fitted start, in one go.
+
+    A fixed number of steps inside a box: this never hangs and never overflows.
+    """
+    whole = arrange(dataset, shape, intervals=None)
+    single = Shooting(whole, shooting.library, min(2 * final.substeps, 32))
+    start = whole.starts(final.states)
+    models = Models.of([final.support], [final.c], [start], shooting.library.size)
+    nodes, _ = single.integrate(models)
+    return whole.at_rows(nodes[:, 0])

@@ -1,0 +1,200 @@
+"""Noise model and first smoother: which noise explains the data best, and the smoothed states.
+
+Three models are compared by the evidence of one Gaussian process per state: *additive* noise of
+one size, *multiplicative* noise in proportion to the state, and *log-normal* noise, a process in
+the logarithm for positive data. The Jacobian of the logarithm is included, so the three
+log densities are of the same observed numbers and can be compared. Additive noise is kept unless
+another model is better by more than `MARGIN`.
+
+Shapes: ``n`` rows of a trajectory, ``d`` states, ``q`` samples over all trajectories.
+Units: scaled. ``shape`` is the noise's standard deviation over ``sigma``, of unit mean square
+    per state.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from odekit_sindy.data import Dataset
+from odekit_sindy.gaussian_process import GaussianProcess, Series, fit
+
+MODELS = ("additive", "multiplicative", "log-normal")
+MARGIN = 3.0
+CLEAN = 1e-4
+"""Noise, relative to a state's standard deviation, below which data count as clean."""
+
+QUERIES = 300
+
+
+@dataclass(frozen=True)
+class Samples:
+    """States and slopes along the trajectories.
+
+    Attributes:
+        t: times from the start of each trajectory, ``(q,)``.
+        x: states, ``(q, d)``.
+        dx: slopes, ``(q, d)``.
+        u: inputs, ``(q, m)``.
+    """
+
+    t: np.ndarray
+    x: np.ndarray
+    dx: np.ndarray
+    u: np.ndarray
+
+
+@dataclass(frozen=True)
+class Smoothed:
+    """Smoothed data under one noise model.
+
+    Attributes:
+        kind: the noise model.
+        shape: per trajectory ``(n, d)``.
+        sigma: noise level per state ``(d,)``.
+        states: smoothed states at the rows of each trajectory, ``(n, d)``.
+        samples: states and slopes at query times.
+        evidence: log density of the data under this model.
+    """
+
+    kind: str
+    shape: tuple[np.ndarray, ...]
+    sigma: np.ndarray
+    states: tuple[np.ndarray, ...]
+    samples: Samples
+    evidence: float
+
+
+def smooth(
+    dataset: Dataset,
+    noise: str = "auto",
+    report: Callable[[float], None] | None = None,
+) -> tuple[list[Smoothed], dict[str, float]]:
+    """Smooth the data under the noise model that explains them best.
+
+    Args:
+        dataset: scaled data.
+        noise: one of `MODELS`, or ``"auto"``.
+        report: called with the fraction that is done.
+
+    Returns:
+        The smoothed data under every model that was fitted, the chosen one first, and the log
+        evidence of each.
+    """
+    found: dict[str, Smoothed] = {}
+    report = report or (lambda _: None)
+    if noise in ("auto", "additive", "multiplicative"):
+        found["additive"] = _additive(dataset)
+        report(0.4)
+    if noise in ("auto", "multiplicative"):
+        found["multiplicative"] = _multiplicative(dataset, found["additive"])
+        report(0.7)
+    positive = bool(np.nanmin(dataset.stacked) > 0)
+    if noise == "log-normal" or (noise == "auto" and positive):
+        found["log-normal"] = _log_normal(dataset)
+    report(1.0)
+    evidence = {kind: model.evidence for kind, model in found.items()}
+    if noise != "auto":
+        return [found[noise]], evidence
+    best = max(found.values(), key=lambda model: model.evidence)
+    additive = found["additive"]
+    better = best.evidence > additive.evidence + MARGIN
+    # Data without noise have no noise model; what differs then is rounding.
+    clean = bool(np.all(additive.sigma < CLEAN))
+    chosen = best if better and not clean else additive
+    return [chosen, *(model for model in found.values() if model is not chosen)], evidence
+
+
+def queries(dataset: Dataset, total: int = QUERIES) -> list[np.ndarray]:
+    """Equidistant query times per trajectory, about ``total`` in all, shared out by rows."""
+    out = []
+    for part in dataset.trajectories:
+        count = max(20, round(total * len(part.t) / dataset.rows))
+        out.append(np.linspace(part.t[0], part.t[-1], count))
+    return out
+
+
+def _processes(dataset: Dataset, shape: list[np.ndarray], log: bool) -> list[GaussianProcess]:
+    out = []
+    for j in range(dataset.dim):
+        series = []
+        for part, h in zip(dataset.trajectories, shape, strict=True):
+            seen = np.isfinite(part.y[:, j])
+            y = part.y[seen, j]
+            series.append(Series(part.t[seen], np.log(y) if log else y, h[seen, j]))
+        out.append(fit(series))
+    return out
+
+
+def _evaluate(
+    dataset: Dataset, processes: list[GaussianProcess], log: bool
+) -> tuple[tuple[np.ndarray, ...], Samples]:
+    states, xs, slopes, inputs, times = [], [], [], [], []
+    for i, (part, query) in enumerate(zip(dataset.trajectories, queries(dataset), strict=True)):
+        at_rows = [process.predict(i, part.t)[0] for process in processes]
+        pairs = [process.predict(i, query) for process in processes]
+        x = np.stack([p[0] for p in pairs], axis=1)
+        dx = np.stack([p[1] for p in pairs], axis=1)
+        rows = np.stack(at_rows, axis=1)
+        if log:
+            x, rows = np.exp(x), np.exp(rows)
+            dx = x * dx
+        states.append(rows)
+        xs.append(x)
+        slopes.append(dx)
+        columns = [np.interp(query, part.t, part.u[:, k]) for k in range(part.u.shape[1])]
+        inputs.append(np.stack(columns, axis=1) if columns else np.zeros((len(query), 0)))
+        times.append(query)
+    samples = Samples(*map(np.concatenate, (times, xs, slopes, inputs)))
+    return tuple(states), samples
+
+
+def _flat(dataset: Dataset) -> list[np.ndarray]:
+    return [np.ones_like(part.y) for part in dataset.trajectories]
+
+
+def _additive(dataset: Dataset) -> Smoothed:
+    shape = _flat(dataset)
+    processes = _processes(dataset, shape, log=False)
+    states, samples = _evaluate(dataset, processes, log=False)
+    sigma = np.array([process.sigma for process in processes])
+    evidence = sum(process.evidence for process in processes)
+    return Smoothed("additive", tuple(shape), sigma, states, samples, evidence)
+
+
+def _multiplicative(dataset: Dataset, additive: Smoothed) -> Smoothed:
+    level = np.concatenate(additive.states)
+    floor = 0.03 * np.abs(level).max(0)
+    shape = [np.sqrt(x**2 + floor**2) for x in additive.states]
+    shape = _unit(dataset, shape)
+    processes = _processes(dataset, shape, log=False)
+    states, samples = _evaluate(dataset, processes, log=False)
+    sigma = np.array([process.sigma for process in processes])
+    evidence = sum(process.evidence for process in processes)
+    return Smoothed("multiplicative", tuple(shape), sigma, states, samples, evidence)
+
+
+def _log_normal(dataset: Dataset) -> Smoothed:
+    processes = _processes(dataset, _flat(dataset), log=True)
+    states, samples = _evaluate(dataset, processes, log=True)
+    size = _size(dataset, states)
+    shape = [x / size for x in states]
+    sigma = np.array([process.sigma for process in processes]) * size
+    # The density of y from that of log y: the Jacobian of the logarithm is 1 / y.
+    jacobian = -float(np.nansum(np.log(dataset.stacked)))
+    evidence = sum(process.evidence for process in processes) + jacobian
+    return Smoothed("log-normal", tuple(shape), sigma, states, samples, evidence)
+
+
+def _size(dataset: Dataset, shape: tuple[np.ndarray, ...] | list[np.ndarray]) -> np.ndarray:
+    """Root mean square per state over the observed cells, ``(d,)``."""
+    seen = np.isfinite(dataset.stacked)
+    values = np.concatenate(list(shape))
+    return np.asarray(np.sqrt((np.where(seen, values, 0.0) ** 2).sum(0) / seen.sum(0)))
+
+
+def _unit(dataset: Dataset, shape: list[np.ndarray]) -> list[np.ndarray]:
+    size = _size(dataset, shape)
+    return [h / size for h in shape]
