@@ -50,7 +50,12 @@ def forward(field: Callable[..., Tensor], y0: Tensor, t: Tensor, tolerance: floa
 
     with torch.no_grad():
         truth = odekit.solve(
-            field, y0.double(), t.double(), solver="dopri8", rtol=1e-13, atol=1e-13,
+            field,
+            y0.double(),
+            t.double(),
+            solver="dopri8",
+            rtol=1e-13,
+            atol=1e-13,
             max_steps=10**6,
         ).y
     return Contest(ours, peer, largest(ours(), truth), largest(peer(), truth))
@@ -87,7 +92,10 @@ def training(width: int, dim: int, batch: int, rows: int, end: float, boost: flo
     """A training step of a network with two hidden layers: forward and backward."""
     torch.manual_seed(0)
     net = nn.Sequential(
-        nn.Linear(dim, width), nn.Tanh(), nn.Linear(width, width), nn.Tanh(),
+        nn.Linear(dim, width),
+        nn.Tanh(),
+        nn.Linear(width, width),
+        nn.Tanh(),
         nn.Linear(width, dim),
     )
     with torch.no_grad():
@@ -161,9 +169,11 @@ def main() -> None:
         ratios = [b / a for a, b in zip(times["ours"], times["peer"], strict=True)]
         ours, peer = (statistics.median(times[who]) for who in ("ours", "peer"))
         table[name] = {
-            "ours_ms": times["ours"], "torchdiffeq_ms": times["peer"],
+            "ours_ms": times["ours"],
+            "torchdiffeq_ms": times["peer"],
             "ratio": statistics.median(ratios),
-            "error": contest.our_error, "torchdiffeq_error": contest.peer_error,
+            "error": contest.our_error,
+            "torchdiffeq_error": contest.peer_error,
         }
         print(
             f"{name} {label:31}{ours:9.1f} ±{spread(times['ours']):6.1f}"

@@ -1,0 +1,1 @@
+"""Fields that can be trained: networks, linear, augmented, second-order and Hamiltonian."""

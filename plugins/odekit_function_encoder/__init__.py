@@ -1,0 +1,1 @@
+"""A basis of vector fields that adapts to a new system without training."""

@@ -1,0 +1,1 @@
+"""Trainers: multiple shooting and gradient descent through the solver."""
