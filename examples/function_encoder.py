@@ -89,6 +89,7 @@ def draw(mus, table, coefficients, example, path):
 
 
 def main():
+    torch.set_num_threads(1)  # tensors this small only wait for one another on two
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("odekit-function_encoder"))
     out = parser.parse_args().out

@@ -77,6 +77,7 @@ def draw(field, series, path):
 
 
 def main():
+    torch.set_num_threads(1)  # tensors this small only wait for one another on two
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("odekit-second_order"))
     out = parser.parse_args().out

@@ -59,7 +59,8 @@ def locate(knots: Tensor, t: Tensor) -> Tensor:
     """The step that holds each query: ``i`` with ``knots[i] < t <= knots[i + 1]``.
 
     ``knots`` is ``(steps + 1,)`` or ``(steps + 1, lanes)`` and runs either way; ``t`` is ``(k,)``
-    or ``(k, lanes)``. Queries at or before the start belong to step 0.
+    or ``(k, lanes)``. Queries at or before the start belong to the first
+    step that leads on.
     """
     forward = bool((knots[-1] >= knots[0]).all())
     columns, queries = (knots, t) if forward else (-knots, -t)
@@ -67,7 +68,8 @@ def locate(knots: Tensor, t: Tensor) -> Tensor:
         index = torch.searchsorted(columns, queries)
     else:
         index = torch.searchsorted(columns.T.contiguous(), queries.T.contiguous()).T
-    return (index - 1).clamp(0, max(len(knots) - 2, 0))
+    waiting = (columns[1:] == columns[0]).long().cumprod(0).sum(0)
+    return torch.maximum(index - 1, waiting).clamp(max=max(len(knots) - 2, 0))
 
 
 def pick(segment: Segment, index: Tensor) -> Segment:
@@ -139,11 +141,19 @@ class Solution:
         if knots.dim() == 2:
             rows = rows if rows.dim() == 2 else rows[:, None].expand(-1, knots.shape[1])
         self._check_span(rows)
-        y = self._dense(rows)
-        reached = self.reached if knots.dim() == 2 else self.reached[0]
-        beyond = (rows.detach() - reached) * torch.sign(knots[-1] - knots[0]) > 0
-        if bool(beyond.any()):
-            y = y.masked_fill(align(beyond, y), torch.nan)
+        start, reached = knots[0], self.reached if knots.dim() == 2 else self.reached[0]
+        ends = self.t.detach()[..., [0, -1]].movedim(-1, 0)
+        slack = 1e-12 * torch.maximum(ends.abs().amax(0), (ends[1] - ends[0]).abs())
+        sign = torch.sign(ends[1] - ends[0])
+        outside = ((rows.detach() - start) * sign < -slack) | (
+            (rows.detach() - reached) * sign > slack
+        )
+        # What lies outside by rounding alone is the end itself; the rest is not looked at, so
+        # that no gradient of it is.
+        low, high = torch.minimum(start, reached), torch.maximum(start, reached)
+        y = self._dense(rows.clamp(low, high))
+        if bool(outside.any()):
+            y = y.masked_fill(align(outside, y), torch.nan)
         return self._restore(y[0] if query.dim() == 0 else y)
 
     def _check_span(self, t: Tensor) -> None:

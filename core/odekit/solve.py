@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import types
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -92,6 +92,11 @@ def solve(
     lifted = field.lift(y0) if isinstance(field, Field) else y0
     leaves = check_state(lifted, per_sample=per_sample)
     times = check_times(t, leaves[0], per_sample=per_sample)
+    if save == "steps" and times.requires_grad and torch.is_grad_enabled():
+        raise IncompatibleError(
+            "save='steps' returns times of the controller's choice, through which no gradient "
+            "reaches t; use save='times', or give t.detach()"
+        )
     if dense and times.shape[-1] == 1:
         raise ProblemError("dense=True needs at least two times in t, got one")
     layout = Layout.of(lifted, per_sample=per_sample)
@@ -106,7 +111,7 @@ def solve(
         rtol=layout.spread("rtol", rtol),
         atol=layout.spread("atol", atol),
         per_sample=per_sample,
-        params=_unique(field, args, params or ()),
+        params=_unique(field, args, _listed(params)),
         max_steps=max_steps,
         save=save,
         dense=dense,
@@ -155,13 +160,22 @@ def _check_traits(solver: Solver, controller: StepController, method: GradientMe
         )
 
 
+@dataclass(frozen=True)
+class _Restore:
+    """From the flat state to the caller's value; unlike a closure it can be pickled."""
+
+    layout: Layout
+    field: Field | None
+
+    def __call__(self, y: Tensor) -> State:
+        tree = self.layout.unflatten(y)
+        return tree if self.field is None else self.field.project(tree)
+
+
 def _wrap_up(
     trajectory: Trajectory, field: VectorField, layout: Layout, *, shared_times: bool, throw: bool
 ) -> Solution:
-    def restore(y: Tensor) -> State:
-        tree = layout.unflatten(y)
-        return field.project(tree) if isinstance(field, Field) else tree
-
+    restore = _Restore(layout, field if isinstance(field, Field) else None)
     t = trajectory.t[0] if shared_times else trajectory.t
     solution = Solution(
         t=t,
@@ -210,6 +224,8 @@ def _search(thing: Any, depth: int) -> Iterator[Tensor]:
 def _captured(thing: Any) -> list[Any]:
     found = [thing.__self__] if getattr(thing, "__self__", None) is not None else []
     function = getattr(thing, "__func__", thing)
+    found += getattr(function, "__defaults__", None) or ()
+    found += (getattr(function, "__kwdefaults__", None) or {}).values()
     for cell in getattr(function, "__closure__", None) or ():
         try:
             found.append(cell.cell_contents)
@@ -226,12 +242,28 @@ def _captured(thing: Any) -> list[Any]:
     return found
 
 
+def _listed(params: Iterable[Tensor] | None) -> list[Tensor]:
+    if params is None:
+        return []
+    try:
+        listed = [params] if isinstance(params, Tensor) else list(params)
+    except TypeError:
+        listed = [params]  # type: ignore[list-item]
+    for x in listed:
+        if not isinstance(x, Tensor):
+            raise ProblemError(
+                f"params must be tensors, got {type(x).__name__}; write params=[w, ...] or "
+                "params=module.parameters()"
+            )
+    return listed
+
+
 def _unique(field: Any, args: Any, more: Iterable[Tensor]) -> tuple[Tensor, ...]:
     """Everything beside the state that asks for gradients, each tensor once."""
     if not torch.is_grad_enabled():
         return ()
-    found = [*parameters_of(field), *tensors_of(args), *more]
-    return tuple({id(x): x for x in found if isinstance(x, Tensor) and x.requires_grad}.values())
+    found = [*parameters_of(field), *tensors_of(args), *parameters_of(args), *more]
+    return tuple({id(x): x for x in found if x.requires_grad}.values())
 
 
 __all__ = ["solve"]

@@ -36,6 +36,9 @@ from odekit import (
 SMALLEST = 1e-10
 """Norms below this are taken as this, so that a perfect step does not lead to infinity."""
 
+SHORT = 1e-6
+"""The first guess where the state says nothing about the scale of time."""
+
 
 class _Memory(NamedTuple):
     q1: Any
@@ -131,7 +134,7 @@ class ErrorController(StepController):
             raise ProblemError(f"{type(solver).__name__} returned no error estimate")
         if isinstance(h, Tensor):
             return self._decide_lanes(solver, h, y0, y1, error, state)
-        q = error_norm(error, y0, y1, self.rtol, self.atol, lanes=False)
+        q = self._norm(error, y0, y1, lanes=False)
         forced = abs(h) <= self.min_step and math.isfinite(q)
         accept = q <= 1 or forced
         factor = self._factor(max(q, SMALLEST), state, solver.error_order)
@@ -142,13 +145,15 @@ class ErrorController(StepController):
         factor = min(max(factor, self.factor_min), self.factor_max)
         factor = max(factor, 1.0) if q <= 1 else factor
         length = min(max(abs(h) * factor, self.min_step), self.max_step)
+        if self.min_step and not math.isfinite(q) and abs(h) <= self.min_step:
+            length = 0.0  # the shortest step that is allowed, and it leads nowhere: give up
         memory = _Memory(max(q, SMALLEST), state.q1) if accept else state
         return Decision(accept, math.copysign(length, h), memory)
 
     def _decide_lanes(
         self, solver: Solver, h: Tensor, y0: Tensor, y1: Tensor, error: Tensor, state: _Memory
     ) -> Decision:
-        q = error_norm(error, y0, y1, self.rtol, self.atol, lanes=True)
+        q = self._norm(error, y0, y1, lanes=True)
         forced = (h.abs() <= self.min_step) & torch.isfinite(q)
         small = q <= 1
         accept = small | forced
@@ -160,8 +165,25 @@ class ErrorController(StepController):
         factor = factor.clamp(self.factor_min, self.factor_max)
         factor = torch.where(small, factor.clamp(min=1.0), factor)
         length = (h.abs() * factor).clamp(self.min_step, self.max_step)
+        if self.min_step:
+            length = torch.where(~torch.isfinite(q) & (h.abs() <= self.min_step), 0.0, length)
         memory = _Memory(torch.where(accept, q, state.q1), torch.where(accept, state.q1, state.q2))
         return Decision(accept, torch.copysign(length, h), memory)
+
+    def _norm(self, error: Tensor, y0: Tensor, y1: Tensor, *, lanes: bool) -> Any:
+        """`error_norm`; ``atol=0`` leaves room enough for an entry that is and stays zero."""
+        atol = self.atol
+        if not isinstance(atol, Tensor):
+            atol = atol or torch.finfo(y0.dtype).tiny
+        return error_norm(error, y0, y1, self.rtol, atol, lanes=lanes)
+
+    def _first_norm(self, x: Tensor, y: Tensor, *, lanes: bool) -> Any:
+        """The size of ``x`` beside ``y``; with ``atol=0`` an entry at zero has nothing to say."""
+        atol = self.atol
+        if not isinstance(atol, Tensor) and not atol:
+            size = y.abs()
+            atol = torch.zeros_like(size).masked_fill_(size == 0, math.inf)
+        return error_norm(x, y, torch.zeros_like(y), self.rtol, atol, lanes=lanes)
 
     def _factor(self, q: Any, state: _Memory, order: int) -> Any:
         p, i, d = self.gains
@@ -177,16 +199,15 @@ class ErrorController(StepController):
     ) -> float:
         """Hairer, Norsett and Wanner, section II.4: compare the state, its slope and its bend."""
         slope = field(t, y)
-        zero = torch.zeros_like(y)
-        d0 = error_norm(y, y, zero, self.rtol, self.atol, lanes=False)
-        d1 = error_norm(slope, y, zero, self.rtol, self.atol, lanes=False)
-        if not math.isfinite(d1):
-            return math.nan
-        h0 = 1e-6 if min(d0, d1) < 1e-5 else 0.01 * d0 / d1
+        d0 = self._first_norm(y, y, lanes=False)
+        d1 = self._first_norm(slope, y, lanes=False)
+        if not (math.isfinite(d0) and math.isfinite(d1)):
+            return SHORT if bool((torch.isfinite(slope) & torch.isfinite(y)).all()) else math.nan
+        h0 = SHORT if min(d0, d1) < 1e-5 else 0.01 * d0 / d1
         h0 = min(h0, abs(reach))
         signed = math.copysign(h0, reach)
         bend = field(t + signed, torch.add(y, slope, alpha=signed)) - slope
-        d2 = error_norm(bend, y, zero, self.rtol, self.atol, lanes=False) / h0
+        d2 = self._first_norm(bend, y, lanes=False) / h0
         steepest = max(d1, d2) if math.isfinite(d2) else d1
         if steepest <= 1e-15:
             h1 = max(1e-6, h0 * 1e-3)
@@ -200,14 +221,13 @@ class ErrorController(StepController):
         """`_first_step` for every lane, without a transfer."""
         real = y.dtype.to_real() if y.dtype.is_complex else y.dtype
         slope = field(t, y)
-        zero = torch.zeros_like(y)
-        d0 = error_norm(y, y, zero, self.rtol, self.atol, lanes=True)
-        d1 = error_norm(slope, y, zero, self.rtol, self.atol, lanes=True)
-        h0 = torch.where(torch.minimum(d0, d1) < 1e-5, 1e-6, 0.01 * d0 / d1)
+        d0 = self._first_norm(y, y, lanes=True)
+        d1 = self._first_norm(slope, y, lanes=True)
+        h0 = torch.where(torch.minimum(d0, d1) < 1e-5, SHORT, 0.01 * d0 / d1)
         h0 = torch.minimum(h0, reach.abs())
         signed = torch.copysign(h0, reach)[:, None]
         bend = field(t + signed, y + signed.to(real) * slope) - slope
-        d2 = error_norm(bend, y, zero, self.rtol, self.atol, lanes=True) / h0
+        d2 = self._first_norm(bend, y, lanes=True) / h0
         steepest = torch.where(torch.isfinite(d2), torch.maximum(d1, d2), d1)
         h1 = torch.where(
             steepest <= 1e-15,
@@ -215,7 +235,8 @@ class ErrorController(StepController):
             (0.01 / steepest) ** (1 / solver.error_order),
         )
         h = torch.minimum(100 * h0, h1)
-        return torch.where(torch.isfinite(d1), h, torch.nan)
+        blind = torch.where((torch.isfinite(slope) & torch.isfinite(y)).all(-1), SHORT, torch.nan)
+        return torch.where(torch.isfinite(d0) & torch.isfinite(d1), h, blind)
 
 
 @final

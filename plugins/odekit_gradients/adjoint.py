@@ -32,6 +32,7 @@ import torch
 from torch import Tensor
 
 from odekit import FlatField, GradientMethod, IncompatibleError, Integrate, Problem, Trajectory
+from odekit_gradients.reach import find_sources, pull_back
 
 
 @final
@@ -57,6 +58,8 @@ class Adjoint(GradientMethod):
             IncompatibleError: dense output where gradients are wanted, or a complex parameter
                 of a real field.
         """
+        if torch.is_grad_enabled():
+            problem = replace(problem, params=_all_params(problem))
         wanted = (problem.y0, problem.t, *problem.params)
         attach = torch.is_grad_enabled() and any(x.requires_grad for x in wanted)
         if attach:
@@ -67,7 +70,7 @@ class Adjoint(GradientMethod):
         if not attach or len(trajectory.y) == 1:
             return trajectory
         t = problem.t if problem.save == "times" else trajectory.t
-        how = _Backward(problem, integrate, self, trajectory.status != 0)
+        how = _Backward(problem, integrate, self, bool(trajectory.status.any()))
         y = _Backsolve.apply(  # type: ignore[no-untyped-call]
             how, trajectory.y, t, problem.y0, *problem.params
         )
@@ -81,7 +84,7 @@ class _Backward:
     problem: Problem
     integrate: Integrate
     options: Adjoint
-    failed: Tensor
+    failed: bool
 
 
 class _Backsolve(torch.autograd.Function):
@@ -106,18 +109,18 @@ class _Backsolve(torch.autograd.Function):
         y, t, *_ = ctx.saved_tensors
         how: _Backward = ctx.how
         field, params = how.problem.field, how.problem.params
-        y, grad_y, last = _reached(y, grad_y, how)
+        y, grad_y, still, last = _reached(y, grad_y, how)
         a = grad_y[last]
         grad_p = torch.zeros(sum(p.numel() for p in params), dtype=y.dtype, device=y.device)
         grad_t = torch.zeros_like(t) if ctx.needs_input_grad[2] else None
         for i in range(last, 0, -1):
             if grad_t is not None:
-                grad_t[..., i] = _along(field, t[..., i], y[i], grad_y[i])
-            a, grad_p = _leg(how, t[..., i], t[..., i - 1], y[i], a, grad_p)
+                grad_t[..., i] = _along(field, _beside(how, t, i, -1), y[i], grad_y[i])
+            a, grad_p = _leg(how, t[..., i], t[..., i - 1], y[i], still[i], a, grad_p)
             if i > 1:
                 a = a + grad_y[i - 1]
         if grad_t is not None:
-            grad_t[..., 0] = -_along(field, t[..., 0], y[0], a)
+            grad_t[..., 0] = -_along(field, _beside(how, t, 0, 1), y[0], a)
         grads = [
             _real_like(part, p).reshape(p.shape).to(p.dtype)
             for part, p in zip(
@@ -125,6 +128,15 @@ class _Backsolve(torch.autograd.Function):
             )
         ]
         return None, None, grad_t, a + grad_y[0] if last else a, *grads
+
+
+def _all_params(problem: Problem) -> tuple[Tensor, ...]:
+    """The parameters of the problem, and those that only a look at the field's graph finds."""
+    t = problem.t.detach()[..., 0]
+    with torch.enable_grad():
+        slope = problem.field(t[:, None] if t.dim() else t, problem.y0.detach())
+    known = {id(p): p for p in problem.params}
+    return tuple((known | find_sources(slope, problem.params)).values())
 
 
 def _check(problem: Problem) -> None:
@@ -140,28 +152,39 @@ def _check(problem: Problem) -> None:
         )
 
 
-def _reached(y: Tensor, grad_y: Tensor, how: _Backward) -> tuple[Tensor, Tensor, int]:
-    """Rows and cotangents without what a failed lane did not reach, and the last row to use."""
-    if not bool(how.failed.any()):
-        return y, grad_y, len(y) - 1
-    if not how.problem.per_sample:
-        good = torch.isfinite(y).reshape(len(y), -1).all(-1)
-        return y, grad_y, int(good.long().cumprod(0).sum()) - 1
-    lost = how.failed[:, None]
-    return torch.where(lost, y[0], y), torch.where(lost, 0, grad_y), len(y) - 1
+def _reached(y: Tensor, grad_y: Tensor, how: _Backward) -> tuple[Tensor, Tensor, Tensor, int]:
+    """Rows and cotangents without what was not reached, where that is, and the last row to use.
+
+    The third is ``(n, lanes)`` of bool, with one column for a shared step size.
+    """
+    lanes = y.shape[1] if how.problem.per_sample else 1
+    lost = torch.zeros(len(y), lanes, dtype=torch.bool, device=y.device)
+    if how.failed:
+        good = torch.isfinite(y).reshape(len(y), lanes, -1).all(-1)
+        lost = good.long().cumprod(0) == 0
+        wide = lost if how.problem.per_sample else lost[:, 0]
+        wide = wide.reshape(*wide.shape, *(1,) * (y.dim() - wide.dim()))
+        y, grad_y = torch.where(wide, y[0], y), torch.where(wide, 0, grad_y)
+    return y, grad_y, lost, max(int((~lost).any(1).sum()) - 1, 0)
 
 
 def _leg(
-    how: _Backward, late: Tensor, early: Tensor, y: Tensor, a: Tensor, grad_p: Tensor
+    how: _Backward,
+    late: Tensor,
+    early: Tensor,
+    y: Tensor,
+    still: Tensor,
+    a: Tensor,
+    grad_p: Tensor,
 ) -> tuple[Tensor, Tensor]:
     """The adjoint and the parameter gradient, carried from the time ``late`` to ``early``.
 
-    A lane that failed, or whose times are exhausted (``late == early``), stands still.
+    A lane that is ``still``, or whose times are exhausted (``late == early``), does not move.
     """
     problem, n = how.problem, y.numel()
     start = rate = None
     if problem.per_sample:
-        length = torch.where(how.failed, 0.0, early - late)
+        length = torch.where(still, 0.0, early - late)
         longest = length.abs().max()
         if bool((late == late[0]).all()) and bool((length == length[0]).all()):
             late, early = late[0], early[0]
@@ -222,12 +245,20 @@ def _augment(problem: Problem, shape: torch.Size, start: Any, rate: Any) -> Flat
                 slope = slope * rate.to(_real(y).dtype)
             if not slope.requires_grad:  # a constant field
                 return torch.cat([slope.reshape(-1), torch.zeros_like(z[n:])])
-            grads = torch.autograd.grad(
-                slope, (y, *params), -a, allow_unused=True, materialize_grads=True
-            )
+            grads = pull_back(slope, (y, *params), -a)
         return torch.cat([part.reshape(-1).to(z.dtype) for part in (slope.detach(), *grads)])
 
     return augmented
+
+
+def _beside(how: _Backward, t: Tensor, i: int, side: int) -> Tensor:
+    """The output time ``i``; where the field jumps, a little before (-1) or after it (1)."""
+    jumps = torch.tensor(how.problem.controller.jump_times, dtype=t.dtype, device=t.device)
+    if not len(jumps):
+        return t[..., i]
+    gap = 4 * torch.finfo(how.problem.y0.dtype).eps * t.abs().amax(-1)
+    shift = side * torch.sign(t[..., -1] - t[..., 0]) * gap
+    return torch.where(torch.isin(t[..., i], jumps), t[..., i] + shift, t[..., i])
 
 
 def _along(field: FlatField, t: Tensor, y: Tensor, a: Tensor) -> Tensor:

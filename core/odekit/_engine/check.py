@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import reprlib
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -65,9 +67,12 @@ def check_times(t: Any, leaf: Tensor, *, per_sample: bool) -> Tensor:
     """
     if not isinstance(t, Tensor):
         try:
-            t = torch.as_tensor(t, dtype=torch.float64, device=leaf.device)
+            t = _times_tensor(t, leaf.device)
         except (TypeError, ValueError, RuntimeError) as error:
-            raise ProblemError(f"t must be numbers or a tensor, got {t!r}: {error}") from None
+            seen = reprlib.repr(t).replace("\n", " ")
+            raise ProblemError(f"t must be numbers or a tensor, got {seen}: {error}") from None
+    if t.layout is not torch.strided:
+        raise ProblemError(f"t must be a dense tensor, got {t.layout}; write t.to_dense()")
     if t.device != leaf.device:
         raise IncompatibleError(
             f"y0 is on {leaf.device} and t on {t.device}; move one: t.to({str(leaf.device)!r})"
@@ -85,6 +90,15 @@ def check_times(t: Any, leaf: Tensor, *, per_sample: bool) -> Tensor:
         )
     _check_values(times.detach())
     return times.expand(len(leaf), -1) if per_sample and times.dim() == 1 else times
+
+
+def _times_tensor(t: Any, device: torch.device) -> Tensor:
+    """Numbers as a tensor; tensors among them keep their gradients."""
+    if isinstance(t, list | tuple) and any(isinstance(x, Tensor) for x in t):
+        return torch.stack(
+            [torch.as_tensor(x, dtype=torch.float64, device=device).reshape(()) for x in t]
+        )
+    return torch.as_tensor(t, dtype=torch.float64, device=device)
 
 
 def _check_values(t: Tensor) -> None:
@@ -129,14 +143,21 @@ def check_counts(max_steps: int, save: str, step_size: float | None) -> None:
     """Raises:
     ProblemError: a number out of range, or an unknown word.
     """  # noqa: D205 - nothing to say beyond the error
-    if isinstance(max_steps, bool) or not isinstance(max_steps, int) or max_steps < 1:
+    if isinstance(max_steps, bool) or not isinstance(max_steps, Integral) or max_steps < 1:
         raise ProblemError(f"max_steps must be a positive integer, got {max_steps!r}")
     if save not in ("times", "steps"):
         raise ProblemError(f"save must be 'times' or 'steps', got {save!r}")
-    if step_size is not None and not 0 < float(step_size) < float("inf"):
+    if step_size is not None and not _is_length(step_size):
         raise ProblemError(
             f"step_size must be positive, got {step_size!r}; the direction comes from t"
         )
+
+
+def _is_length(step_size: Any) -> bool:
+    try:
+        return 0 < float(step_size) < float("inf")
+    except (TypeError, ValueError, RuntimeError):
+        return False
 
 
 def tensors_of(tree: Any) -> list[Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -43,20 +44,21 @@ class Stop:
 def stops_of(
     controller: StepController, start: float, end: float, dtype: torch.dtype
 ) -> list[Stop]:
-    """The stops after ``start`` up to ``end``, in the order in which they are met.
+    """The start, the stops after it and the end, in the order in which they are met.
 
-    At a jump the field is evaluated on either side of it and never on it. The gap is a few
-    units in the last place of the field's own precision, so it costs no accuracy.
+    At a jump the field is evaluated on either side of it and never on it, at the ends of the
+    span as well. The gap is a few units in the last place of the field's own precision, so it
+    costs no accuracy, and less than half the way to the next stop.
     """
     sign = 1.0 if end >= start else -1.0
-    gap = 4 * torch.finfo(dtype).eps * max(abs(start), abs(end)) * sign
+    gap = 4 * torch.finfo(dtype).eps * max(abs(start), abs(end))
     jumps = {float(t) for t in controller.jump_times}
     inner = jumps | {float(t) for t in controller.step_times}
     inside = sorted(t for t in inner if 0 < (t - start) * sign < (end - start) * sign)
-    ordered = [*(inside if sign > 0 else reversed(inside)), end]
-    return [
-        Stop(t, t - gap, t + gap) if t in jumps and t != end else Stop(t, t, t) for t in ordered
-    ]
+    times = [start, *(inside if sign > 0 else reversed(inside)), end]
+    room = [min(gap, abs(b - a) / 4) * sign for a, b in itertools.pairwise(times)]
+    sides = zip(times, [0.0, *room], [*room, 0.0], strict=True)
+    return [Stop(t, t - b, t + a) if t in jumps else Stop(t, t, t) for t, b, a in sides]
 
 
 class CountedField:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -25,11 +27,16 @@ class Emitter:
         self.problem, self.times = problem, times
         self.sign = 1.0 if times[-1] >= times[0] else -1.0
         self.attached = problem.t.requires_grad and torch.is_grad_enabled()
+        self.still = self.sign * math.inf
         self.next = 1
         self.blocks: list[Tensor] = [problem.y0[None]]
         self.knots = [times[0]]
         self.steps: list[tuple[float, float, Tensor, Tensor, tuple[Tensor, ...]]] = []
         self.rows: list[tuple[int, int]] = []
+
+    def moves(self, t: float) -> bool:
+        """Whether a step from ``t`` is shifted with the start; from the first jump on, none is."""
+        return self.attached and (t - self.still) * self.sign < 0
 
     def wants_inside(self, t1: float) -> bool:
         """Whether a step that ends at ``t1`` will be interpolated."""
@@ -86,8 +93,9 @@ class Emitter:
         problem = self.problem
         options = {"dtype": torch.float64, "device": problem.t.device}
         if self.attached:
-            offsets = torch.tensor([s[0] - self.times[0] for s in steps], **options)  # type: ignore[arg-type]
-            t = problem.t[0] + offsets
+            moving = torch.tensor([float(self.moves(s[0])) for s in steps], **options)  # type: ignore[arg-type]
+            t = torch.tensor([s[0] for s in steps], **options)  # type: ignore[arg-type]
+            t = t + moving * (problem.t[0] - self.times[0])
         else:
             t = torch.tensor([s[0] for s in steps], **options)  # type: ignore[arg-type]
         h = torch.tensor([s[1] for s in steps], **options)  # type: ignore[arg-type]

@@ -66,6 +66,7 @@ class _Run:
         self.status, self.attempts, self.accepted, self.evaluations = (
             zeros.clone() for _ in "1234"
         )
+        self.moving = torch.ones_like(zeros, dtype=torch.bool)
         self.active = (end - self.start) * self.sign > 0
         self.real = self.y.dtype.to_real() if self.y.dtype.is_complex else self.y.dtype
         self.completes = type(problem.solver).complete is not Solver.complete
@@ -78,15 +79,15 @@ class _Run:
     def clock(self, t: Tensor) -> Tensor:
         """``(lanes, 1)`` as the solver sees it, attached to the start times."""
         if self.attached:
-            t = self.problem.t[:, 0] + (t - self.start)
+            t = torch.where(self.moving, self.problem.t[:, 0] + (t - self.start), t)
         return t[:, None]
 
     def _stops(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """``(lanes, m)`` times at, before and after each stop; ``(lanes,)`` how many there are."""
+        """``(lanes, m)`` times at, before and after each stop, start first; ``(lanes,)`` counts."""
         controller = self.problem.controller
         if not (controller.step_times or controller.jump_times):
-            end = self.times[:, -1:]
-            return end, end, end, torch.ones_like(self.attempts)
+            ends = self.times[:, [0, -1]]
+            return ends, ends, ends, torch.full_like(self.attempts, 2)
         lists = [
             stops_of(controller, a, b, self.real)
             for a, b in zip(self.start.tolist(), self.times[:, -1].tolist(), strict=True)
@@ -94,8 +95,10 @@ class _Run:
         longest = max(map(len, lists))
         padded = [stops + stops[-1:] * (longest - len(stops)) for stops in lists]
         table = torch.tensor(
-            [[(s.at, s.before, s.after) for s in stops] for stops in padded], dtype=torch.float64
-        ).to(self.t.device)
+            [[(s.at, s.before, s.after) for s in stops] for stops in padded],
+            dtype=torch.float64,
+            device=self.t.device,
+        )
         counts = torch.tensor([len(stops) for stops in lists], device=self.t.device)
         return table[..., 0], table[..., 1], table[..., 2], counts
 
@@ -103,7 +106,8 @@ class _Run:
         """Step until no lane is active."""
         solver, controller = self.problem.solver, self.problem.controller
         at, before, after, count = self._stops()
-        index = torch.zeros_like(self.attempts)
+        index = torch.ones_like(self.attempts)
+        self.t = after[:, 0]
         now, state, h, memory = self._begin()
         floor = 1e-30 * (self.times[:, -1] - self.start).abs()
         finite = torch.ones_like(self.active)
@@ -133,15 +137,19 @@ class _Run:
                 t1 = torch.where(clipped, at.gather(1, index[:, None])[:, 0], self.t + trial)
             if dropped:
                 continue
-            self._keep(now, trial, y, step, accept, t1)
+            dense = self._keep(now, trial, y, step, accept, t1)
             state = _where(accept, step.state, state)
             self.y = torch.where(accept[:, None], step.y, self.y)
             arrived, last = accept & clipped, index + 1 >= count
             self.active = self.active & ~(arrived & last)
             moved = torch.where(arrived, after.gather(1, index[:, None])[:, 0], t1)
             self.t = torch.where(accept, moved, self.t)
-            now = self.clock(self.t)
             restart = arrived & ~last
+            if controller.jump_times and self.attached:
+                short, beyond = (x.gather(1, index[:, None]) for x in (before, after))
+                held = restart & (short != beyond)[:, 0]
+                self._hold(held, Segment(now, trial[:, None], y, step.y, dense), short)
+            now = self.clock(self.t)
             if controller.jump_times and bool(restart.any()):
                 calls = self.field.calls
                 state = _where(restart, solver.init(self.field, now, self.y), state)
@@ -181,6 +189,8 @@ class _Run:
             bad = self.active & ~whole
             dropped = bool(bad.any())
             counted = bad if dropped else self.active
+            # Who would have taken the step as it is will not ask for a shorter one.
+            self._fail(bad & accept, Status.NON_FINITE)
             accept = accept & whole
         if step.failed is not None:
             accept = accept & ~step.failed.reshape(-1)
@@ -215,7 +225,7 @@ class _Run:
 
     def _keep(
         self, now: Tensor, h: Tensor, y: Tensor, step: Step, accept: Tensor, t1: Tensor
-    ) -> None:
+    ) -> tuple[Tensor, ...]:
         dense = step.dense
         if self.completes:
             inside = self._inside(t1) & accept
@@ -229,6 +239,16 @@ class _Run:
         self.knots.append(torch.where(accept, t1, self.knots[-1]))
         if len(self.history) >= CHUNK and not self.problem.dense and self.problem.save == "times":
             self._flush()
+        return dense
+
+    def _hold(self, jump: Tensor, segment: Segment, at: Tensor) -> None:
+        """The state at a jump, which does not move when the start time does."""
+        held = (jump & self.moving)[:, None]
+        if bool(held.any()):
+            segment = segment._replace(h=torch.where(held, segment.h, 1.0))
+            value = self.problem.solver.interpolate(segment, at)
+            self.y = torch.where(held, value, self.y)
+            self.moving = self.moving & ~held[:, 0]
 
     def _inside(self, t1: Tensor) -> Tensor:
         """Lanes with a row strictly inside the step that ends at ``t1``."""

@@ -7,6 +7,7 @@ pytree becomes one vector. With a step size per sample everything becomes ``(lan
 from __future__ import annotations
 
 import math
+import reprlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, cast
@@ -28,6 +29,7 @@ class Layout:
         spec: structure of the caller's pytree.
         shapes: of its leaves, without the lane axis when ``lanes`` is set.
         dtype: of all leaves.
+        device: of all leaves.
         lanes: number of lanes, or None with a shared step size.
         plain: the state is used as it is.
     """
@@ -35,6 +37,7 @@ class Layout:
     spec: Structure
     shapes: tuple[torch.Size, ...]
     dtype: torch.dtype
+    device: torch.device
     lanes: int | None
     plain: bool
 
@@ -45,7 +48,12 @@ class Layout:
         lanes = leaves[0].shape[0] if per_sample else None
         shapes = tuple(leaf.shape[1:] if per_sample else leaf.shape for leaf in leaves)
         plain = isinstance(y0, Tensor) and (not per_sample or y0.dim() == 2)
-        return cls(spec, shapes, leaves[0].dtype, lanes, plain)
+        return cls(spec, shapes, leaves[0].dtype, leaves[0].device, lanes, plain)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        places = unflatten(list(range(self.spec.num_leaves)), self.spec)
+        rest = (self.shapes, self.dtype, self.device, self.lanes, self.plain)
+        return _rebuild, (places, *rest)
 
     def flatten(self, y: State) -> Tensor:
         """The one tensor of a state."""
@@ -82,27 +90,45 @@ class Layout:
                 f"{name} must be a number or a pytree like y0, got {type(tolerance).__name__}"
             )
         real = self.dtype.to_real() if self.dtype.is_complex else self.dtype
-        parts = [
-            torch.as_tensor(leaf, dtype=real).expand(shape).reshape(shape if self.plain else -1)
-            for leaf, shape in zip(leaves, self.shapes, strict=True)
-        ]
+        parts = []
+        for leaf, shape in zip(leaves, self.shapes, strict=True):
+            if isinstance(leaf, Tensor) and leaf.is_complex():
+                raise ProblemError(f"{name} must be real, got {leaf.dtype}")
+            try:
+                part = torch.as_tensor(leaf, dtype=real, device=self.device).expand(shape)
+            except (TypeError, ValueError, RuntimeError):
+                seen = tuple(leaf.shape) if isinstance(leaf, Tensor) else reprlib.repr(leaf)
+                raise ProblemError(
+                    f"{name} must be a number, or tensors that broadcast to the state's shape "
+                    f"{tuple(shape)}, got {seen}"
+                ) from None
+            parts.append(part.detach().reshape(shape if self.plain else -1))
         spread = torch.cat(parts) if len(parts) > 1 else parts[0]
-        if bool((spread < 0).any()):
-            raise ProblemError(f"{name} must be >= 0 everywhere, got {float(spread.min())}")
+        wrong = spread[~(spread >= 0)]
+        if len(wrong):
+            raise ProblemError(f"{name} must be >= 0 everywhere, got {float(wrong[0])}")
         return spread
 
     def wrap(self, field: Callable[..., State], args: Any, *, has_args: bool) -> FlatField:
-        """The caller's field on flat states; it checks what the field returns on every call."""
+        """The caller's field on flat states; it checks what the field returns on every call.
+
+        What it does to the tensors that it was given is checked on the first two.
+        """
         real = self.dtype.to_real() if self.dtype.is_complex else self.dtype
         per_sample, plain = self.lanes is not None, self.plain
+        witness: _Witness | None = _Witness()
 
         def flat(t: Tensor, y: Tensor) -> Tensor:
             if per_sample:
                 t = t.reshape(-1)
             if t.dtype != real:
                 t = t.to(real)
+            nonlocal witness
             state = y if plain else self.unflatten(y)
+            before = _version(y) if witness is not None else 0
             slope = field(t, state, args) if has_args else field(t, state)
+            if witness is not None and witness.is_done(y, before, slope):
+                witness = None
             if not plain:
                 return self._flatten_slope(slope, y)
             if slope.__class__ is not y.__class__ and not isinstance(slope, Tensor):
@@ -131,6 +157,42 @@ class Layout:
             if leaf.shape != want or leaf.dtype != y.dtype:
                 raise _mismatch(leaf, want, y.dtype, f" in leaf {i}" if len(leaves) > 1 else "")
         return self.flatten(slope)
+
+
+class _Witness:
+    """Sees to it that a field changes neither the state nor what it returned before."""
+
+    def __init__(self) -> None:
+        self.kept: list[tuple[Tensor, int]] | None = None
+
+    def is_done(self, y: Tensor, before: int, slope: State) -> bool:
+        """Whether two calls have been seen.
+
+        Raises:
+            IncompatibleError: a tensor was written into.
+        """
+        if _version(y) != before:
+            raise IncompatibleError(
+                "the field changed y in place; compute a new tensor, for example -y in place of "
+                "y.neg_()"
+            )
+        if self.kept is None:
+            self.kept = [(x, _version(x)) for x in leaves_of(slope) if isinstance(x, Tensor)]
+            return False
+        if any(_version(x) != version for x, version in self.kept):
+            raise IncompatibleError(
+                "the field wrote into the tensor that it had returned before; return a new tensor "
+                "from every call, for example buffer.clone()"
+            )
+        return True
+
+
+def _version(x: Tensor) -> int:
+    return 0 if x.is_inference() else x._version
+
+
+def _rebuild(places: Any, *rest: Any) -> Layout:
+    return Layout(flatten(places)[1], *rest)
 
 
 def _mismatch(

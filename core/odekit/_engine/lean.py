@@ -12,12 +12,20 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from odekit._engine.clock import SNAP, TINY, CountedField, controlled_error, repeat, stops_of
+from odekit._engine.clock import (
+    SNAP,
+    TINY,
+    CountedField,
+    Stop,
+    controlled_error,
+    repeat,
+    stops_of,
+)
 from odekit._engine.emit import Emitter
 from odekit.errors import Status
 from odekit.problem import Problem, Trajectory
 from odekit.solution import Stats
-from odekit.solver import Solver, Step
+from odekit.solver import Segment, Solver, Step
 
 
 def integrate_lean(problem: Problem) -> Trajectory:
@@ -66,7 +74,7 @@ class _Run:
 
     def clock(self, t: float) -> Tensor:
         """``t`` as the 0-d tensor that the field will see, attached to the start time."""
-        if self.emitter.attached:
+        if self.emitter.moves(t):
             return self.problem.t[0] + (t - self.start)
         return torch.full((), t, dtype=torch.float64, device=self.y.device)
 
@@ -75,13 +83,15 @@ class _Run:
         problem, solver, controller = self.problem, self.problem.solver, self.problem.controller
         if len(self.times) == 1:
             return
+        real = self.y.dtype.to_real() if self.y.dtype.is_complex else self.y.dtype
+        first, *others = stops_of(controller, self.start, self.times[-1], real)
+        self.t = first.after
         now = self.clock(self.t)
         state = solver.init(self.field.start, now, self.y)
         with torch.no_grad():
             h, memory = controller.init(solver, self.field.start, now, self.y, problem.t.detach())
         self.field.forget()
-        real = self.y.dtype.to_real() if self.y.dtype.is_complex else self.y.dtype
-        stops = iter(stops_of(controller, self.start, self.times[-1], real))
+        stops = iter(others)
         stop = next(stops)
         floor = 1e-30 * abs(self.times[-1] - self.start)
         finite = math.isfinite(h)
@@ -110,7 +120,8 @@ class _Run:
                 h = decision.h
                 finite = _finite(step)
                 continue
-            self._keep(now, trial, stop.at if clipped else self.t + trial, step)
+            y0 = self.y
+            dense = self._keep(now, trial, stop.at if clipped else self.t + trial, step)
             state = step.state
             # A step cut short says little about the next one.
             h = max(decision.h, h, key=abs) if clipped else decision.h
@@ -119,6 +130,9 @@ class _Run:
                 continue
             if stop.at == self.times[-1]:
                 return
+            if stop.jump and self.emitter.moves(stop.before):
+                length = torch.full_like(now.detach(), trial)
+                self.y = self._hold(Segment(now, length, y0, self.y, dense), stop)
             self.t = stop.after
             now = self.clock(self.t)
             if stop.jump:
@@ -135,13 +149,21 @@ class _Run:
             return False
         return bool(accept)
 
-    def _keep(self, now: Tensor, h: float, t1: float, step: Step) -> None:
+    def _hold(self, segment: Segment, stop: Stop) -> Tensor:
+        """The state at the jump, which does not move when the start time does."""
+        self.emitter.still = stop.after
+        return self.problem.solver.interpolate(
+            segment, torch.full_like(segment.t.detach(), stop.before)
+        )
+
+    def _keep(self, now: Tensor, h: float, t1: float, step: Step) -> tuple[Tensor, ...]:
         dense = step.dense
         if self.completes and self.emitter.wants_inside(t1):
             dense = self.problem.solver.complete(self.field, now, h, self.y, step)
         self.emitter.add(self.t, h, t1, self.y, step.y, dense)
         self.accepted += 1
         self.t, self.y = t1, step.y
+        return dense
 
     def trajectory(self) -> Trajectory:
         """What was reached."""
