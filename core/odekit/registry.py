@@ -14,6 +14,7 @@ import importlib
 import importlib.util
 import inspect
 import os
+import reprlib
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -199,8 +200,10 @@ class Registry:
         names = sorted({e.name for e in entries})
         close = difflib.get_close_matches(str(name), names, n=1)
         hint = f"did you mean {close[0]!r}? " if close else ""
+        off = os.environ.get(DISABLE)
+        more = f" ({DISABLE} leaves out {off})" if off else ""
         raise UnknownNameError(
-            f"unknown {kind} {name!r}: {hint}installed: {', '.join(names) or 'none'}"
+            f"unknown {kind} {name!r}: {hint}installed: {', '.join(names) or 'none'}{more}"
         )
 
     def create(self, kind: Kind | str, name: str, **options: Any) -> Any:
@@ -271,7 +274,10 @@ def resolve(kind: Kind | str, choice: Any, base: type | Sequence[type], **option
         return create(kind, choice, **options)
     if isinstance(choice, base if isinstance(base, type) else tuple(base)):
         return choice
-    seen = f"the class {choice.__name__}" if isinstance(choice, type) else repr(choice)
+    if isinstance(choice, type):
+        seen = f"the class {choice.__name__}"
+    else:
+        seen = " ".join(reprlib.repr(choice).split())
     names = ", ".join(sorted({e.name for e in components(kind)}))
     raise IncompatibleError(
         f"{_kind(kind)} must be a name or an instance, got {seen}; names: {names}"

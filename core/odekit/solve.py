@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import types
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -17,7 +17,7 @@ from odekit._engine.layout import Layout
 from odekit._engine.lean import integrate_lean
 from odekit.controller import StepController
 from odekit.errors import IncompatibleError, ProblemError
-from odekit.field import Field, State, VectorField
+from odekit.field import Field, State
 from odekit.gradient import GradientMethod
 from odekit.problem import Problem, Trajectory
 from odekit.registry import create, resolve
@@ -26,7 +26,7 @@ from odekit.solver import Solver, Trait
 
 
 def solve(
-    field: VectorField,
+    field: Callable[..., State],
     y0: State,
     t: Any,
     *,
@@ -173,7 +173,12 @@ class _Restore:
 
 
 def _wrap_up(
-    trajectory: Trajectory, field: VectorField, layout: Layout, *, shared_times: bool, throw: bool
+    trajectory: Trajectory,
+    field: Callable[..., State],
+    layout: Layout,
+    *,
+    shared_times: bool,
+    throw: bool,
 ) -> Solution:
     restore = _Restore(layout, field if isinstance(field, Field) else None)
     t = trajectory.t[0] if shared_times else trajectory.t

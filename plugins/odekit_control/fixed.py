@@ -49,7 +49,7 @@ class Fixed(StepController):
     ) -> tuple[Any, Any]:
         """The signed step, and the lengths still to come when they follow the output times."""
         if self.step_size is None:
-            return make_schedule(span.diff(dim=-1))
+            return make_schedule(self._ends(span).diff(dim=-1))
         if t.dim() == 0:
             h: Any = math.copysign(self.step_size, float(span[-1] - span[0]))
         else:
@@ -57,6 +57,24 @@ class Fixed(StepController):
                 torch.full_like(span[:, 0], self.step_size), span[:, -1] - span[:, 0]
             )
         return h, _Memory(h)
+
+    def _ends(self, span: Tensor) -> Tensor:
+        """Output times and the times that a step must end on, in order; padded with the end."""
+        extra = (*self.step_times, *self.jump_times)
+        if not extra:
+            return span
+        times = torch.tensor(extra, dtype=span.dtype, device=span.device)
+        low = torch.minimum(span[..., :1], span[..., -1:])
+        high = torch.maximum(span[..., :1], span[..., -1:])
+        inside = (times >= low) & (times <= high)
+        merged = torch.cat([span, torch.where(inside, times, span[..., -1:])], -1)
+        falling = bool((span[..., -1] < span[..., 0]).all())
+        ordered = merged.sort(dim=-1, descending=falling).values
+        # A time that is there twice would be a step of no length: it moves to the end.
+        fresh = torch.ones_like(ordered, dtype=torch.bool)
+        fresh[..., 1:] = ordered.diff(dim=-1) != 0
+        ordered = torch.where(fresh, ordered, span[..., -1:])
+        return ordered.sort(dim=-1, descending=falling).values
 
     def decide(
         self, solver: Solver, h: Any, y0: Tensor, y1: Tensor, error: Tensor | None, state: Any

@@ -22,7 +22,7 @@ from odekit import (
     UnknownNameError,
 )
 from odekit.plugin import Component, Kind, hookimpl
-from odekit.registry import DISABLE, Registry, default_registry
+from odekit.registry import DISABLE, Registry, default_registry, resolve
 
 
 class Mine(Solver):
@@ -309,3 +309,20 @@ def test_an_error_inside_the_constructor_is_not_disguised(point, monkeypatch):
 def test_a_class_instead_of_an_instance_is_named():
     with pytest.raises(IncompatibleError, match="the class Mine"):
         odekit.solve(lambda t, y: -y, [1.0], [0.0, 1.0], solver=Mine)
+
+
+def test_an_unknown_name_tells_what_was_left_out(monkeypatch):
+    monkeypatch.setenv(DISABLE, "rk")
+    with pytest.raises(UnknownNameError, match="ODEKIT_DISABLE_PLUGINS leaves out rk"):
+        Registry().find("solver", "tsit5")
+
+
+def test_a_wrong_choice_is_shown_on_one_line():
+    class Long:
+        def __repr__(self) -> str:
+            return "Long(\n" + "x\n" * 500 + ")"
+
+    with pytest.raises(IncompatibleError) as info:
+        resolve("solver", Long(), Solver)
+    assert "\n" not in str(info.value)
+    assert len(str(info.value)) < 300

@@ -132,7 +132,8 @@ class _Run:
                 finite = torch.where(counted, whole | accept, finite)
                 memory = _where(counted, decision.state, memory)
                 # A step cut short says little about the next one.
-                longer = clipped & accept & (decision.h.abs() < h.abs())
+                cut = h.abs() > room.abs() * SNAP
+                longer = cut & accept & (decision.h.abs() < h.abs())
                 h = torch.where(counted, torch.where(longer, h, decision.h), h)
                 t1 = torch.where(clipped, at.gather(1, index[:, None])[:, 0], self.t + trial)
             if dropped:

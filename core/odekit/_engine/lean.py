@@ -124,7 +124,7 @@ class _Run:
             dense = self._keep(now, trial, stop.at if clipped else self.t + trial, step)
             state = step.state
             # A step cut short says little about the next one.
-            h = max(decision.h, h, key=abs) if clipped else decision.h
+            h = max(decision.h, h, key=abs) if abs(h) > abs(room) * SNAP else decision.h
             if not clipped:
                 now = self.clock(self.t)
                 continue

@@ -101,3 +101,25 @@ def test_a_jump_between_two_constants_is_exact(solver, per_sample):
 def test_lengths_that_cannot_be_are_refused(length):
     with pytest.raises(ProblemError, match="step_size must be positive"):
         odekit.create("controller", "fixed", step_size=length)
+
+
+@pytest.mark.parametrize("per_sample", [False, True])
+@pytest.mark.parametrize("backwards", [False, True])
+def test_without_a_length_stops_are_steps_beside_the_output_times(per_sample, backwards):
+    times = torch.tensor([0.0, 1.0, 1.1, 5.0], dtype=torch.float64)
+    control = odekit.create("controller", "fixed", step_times=(0.5, 1.0, 7.0), jump_times=(2.0,))
+    wanted = torch.tensor([0.0, 0.5, 1.0, 1.1, 2.0, 5.0], dtype=torch.float64)
+    if backwards:
+        times, wanted = times.flip(0), wanted.flip(0)
+    y0 = torch.ones(2, 1, dtype=torch.float64)
+    solution = odekit.solve(
+        lambda t, y: -y,
+        y0,
+        times,
+        solver="rk4",
+        controller=control,
+        save="steps",
+        per_sample=per_sample,
+    )
+    for row in solution.t if per_sample else [solution.t]:
+        torch.testing.assert_close(row, wanted, rtol=0, atol=1e-12)
