@@ -98,6 +98,11 @@ def check_header(names: Sequence[str], source: str) -> None:
 def check_chosen(argument: str, chosen: Sequence[str], names: Sequence[str], source: str) -> None:
     """Raise `ProblemError` for a chosen column that is not there, with the nearest that is."""
     for name in chosen:
+        if name == "" and "" not in names:
+            raise ProblemError(
+                f"{argument}: an empty name; the columns of {source} are "
+                f"{', '.join(name for name in names if name)}"
+            )
         if name == "":
             raise ProblemError(
                 f"{source}: column {list(names).index('') + 1} has no name: name it in the header, "

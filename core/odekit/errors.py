@@ -45,8 +45,8 @@ _MEANING = {
 _ADVICE = {
     Status.SUCCESS: "nothing to do",
     Status.MAX_STEPS: (
-        "raise max_steps, loosen rtol and atol, or shorten t; a stiff field needs an implicit "
-        "solver"
+        "raise max_steps, loosen rtol and atol, or shorten t; on a stiff field explicit solvers "
+        "need ever more steps"
     ),
     Status.STEP_TOO_SMALL: (
         "the solution probably blows up or jumps here: end t before this time, name the jump in "

@@ -213,7 +213,7 @@ class Registry:
             IncompatibleError: an option that the class does not take.
         """
         factory = self.find(kind, name).load()
-        if not options:
+        if not options and not _asks(factory):
             return factory()
         try:
             inspect.signature(factory).bind(**options)
@@ -223,6 +223,14 @@ class Registry:
                 f"{_kind(kind)} {name!r}: {error}; its options are: {accepted}"
             ) from None
         return factory(**options)
+
+
+@functools.cache
+def _asks(factory: Any) -> bool:
+    """Whether the class cannot be built without arguments."""
+    parameters = inspect.signature(factory).parameters.values()
+    variadic = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    return any(p.default is p.empty and p.kind not in variadic for p in parameters)
 
 
 def _kind(kind: Kind | str) -> Kind:

@@ -16,6 +16,7 @@ from odekit._engine.lanes import integrate_lanes
 from odekit._engine.layout import Layout
 from odekit._engine.lean import integrate_lean
 from odekit.controller import StepController
+from odekit.doubling import StepDoubling
 from odekit.errors import IncompatibleError, ProblemError
 from odekit.field import Field, State
 from odekit.gradient import GradientMethod
@@ -55,13 +56,14 @@ def solve(
         solver: name or instance; ``odekit.components("solver")`` lists the names.
         gradient: how gradients are computed. ``"unrolled"`` differentiates the steps taken;
             ``"adjoint"`` solves a second equation backwards in constant memory.
-        controller: step-size control. By default ``"integral"`` for solvers with an error
-            estimate and ``"fixed"`` for the others.
+        controller: step-size control, ``"integral"`` by default; ``"fixed"`` without a
+            ``step_size`` takes one step from each output time to the next.
         args: handed to the field; tensors in it receive gradients.
         rtol: relative tolerance of the error of one step; a number or a pytree like ``y0``.
         atol: absolute tolerance, in the unit of the state; a number or a pytree like ``y0``.
         step_size: fixed steps of this length, with any solver. A solver without an error
-            estimate that is given none takes one step from each output time to the next.
+            estimate that is given neither this nor a controller gets one by step doubling, at
+            three times the evaluations.
         params: tensors that the field depends on, where they cannot be found in the field, in
             ``args``, or in what a function closes over.
         per_sample: the leading axis of ``y0`` counts samples, each with its own steps.
@@ -100,6 +102,8 @@ def solve(
     if dense and times.shape[-1] == 1:
         raise ProblemError("dense=True needs at least two times in t, got one")
     layout = Layout.of(lifted, per_sample=per_sample)
+    if step_size is None and controller is None:
+        chosen = _adaptive(chosen)
     control = _controller(chosen, controller, step_size)
     _check_traits(chosen, control, method)
     problem = Problem(
@@ -132,6 +136,22 @@ def _integrate(problem: Problem) -> Trajectory:
     return (integrate_lanes if problem.per_sample else integrate_lean)(problem)
 
 
+def _adaptive(solver: Solver) -> Solver:
+    """The solver with an error estimate: its own, or one from step doubling.
+
+    Raises:
+        ProblemError: it has none, and its dense output does not allow doubling.
+    """
+    if Trait.ERROR_ESTIMATE in solver.traits:
+        return solver
+    if type(solver).complete is not Solver.complete:
+        raise ProblemError(
+            f"solver {type(solver).__name__} has no error estimate: give step_size=..., or "
+            "controller='fixed' to step from each output time to the next"
+        )
+    return StepDoubling(solver)
+
+
 def _controller(
     solver: Solver, choice: str | StepController | None, step_size: float | None
 ) -> StepController:
@@ -141,9 +161,7 @@ def _controller(
                 "step_size selects the fixed controller; leave out controller, or step_size"
             )
         return create("controller", "fixed", step_size=step_size)  # type: ignore[no-any-return]
-    if choice is None:
-        choice = "integral" if Trait.ERROR_ESTIMATE in solver.traits else "fixed"
-    return resolve("controller", choice, StepController)  # type: ignore[no-any-return]
+    return resolve("controller", choice or "integral", StepController)  # type: ignore[no-any-return]
 
 
 def _check_traits(solver: Solver, controller: StepController, method: GradientMethod) -> None:

@@ -116,10 +116,23 @@ def gather(series: Any, names: Sequence[str] | None = None) -> Dataset:
     first = several[0]
     columns, chosen = _chosen(tuple(first.names), names)
     parts = [_trajectory(item, columns, i, len(several)) for i, item in enumerate(several)]
+    _check_distinct(parts)
     inputs = tuple(first.input_names) if first.u is not None else ()
     dataset = Dataset(tuple(parts), chosen, inputs, time=first.time_name)
     _check_content(dataset)
     return _thinned(dataset)
+
+
+def _check_distinct(parts: Sequence[Trajectory]) -> None:
+    """Data given twice would count as independent evidence, and halve every variance."""
+    for i, one in enumerate(parts):
+        for k, other in enumerate(parts[:i]):
+            same = len(one.t) == len(other.t) and np.array_equal(one.t, other.t)
+            if same and np.array_equal(one.y, other.y, equal_nan=True):
+                raise ProblemError(
+                    f"series[{i}] repeats series[{k}] point for point: each trajectory counts as "
+                    "independent data, so give it once"
+                )
 
 
 def _check_same(several: Sequence[TimeSeries]) -> None:

@@ -237,14 +237,39 @@ def test_tolerances_per_component() -> None:
     assert torch.equal(same.y["a"], tight.y["a"])
 
 
-def test_without_step_size_fixed_solvers_step_from_output_to_output() -> None:
+def test_the_fixed_controller_alone_steps_from_output_to_output() -> None:
     t = torch.tensor([0.0, 0.1, 0.3, 0.35], dtype=F64)
-    assert solve(decay, ONE, t, solver="rk4").stats.accepted.tolist() == [3]
-    solution = solve(
-        decay, ONE.expand(2, 1), torch.stack([t, t * 2]), solver="rk4", per_sample=True
-    )
+    fixed = {"solver": "rk4", "controller": "fixed"}
+    assert solve(decay, ONE, t, **fixed).stats.accepted.tolist() == [3]
+    solution = solve(decay, ONE.expand(2, 1), torch.stack([t, t * 2]), per_sample=True, **fixed)
     assert solution.stats.accepted.tolist() == [3, 3]
     torch.testing.assert_close(solution.y[:, 1, 0], torch.exp(-2 * t), rtol=3e-4, atol=0)
+
+
+@pytest.mark.parametrize("solver", ["rk4", "rk38"])
+@pytest.mark.parametrize("per_sample", [False, True])
+def test_without_a_step_size_tolerances_hold_for_every_solver(
+    solver: str, per_sample: bool
+) -> None:
+    y0 = torch.tensor([[2.0, 0.0]], dtype=F64, requires_grad=True)
+    t = torch.tensor([0.0, 0.4, 6.0], dtype=F64)
+    options = {"solver": solver, "per_sample": per_sample, "dense": True}
+    want = solve(van_der_pol(1.0), y0, t, solver="dopri8", rtol=1e-11, atol=1e-12, dense=True)
+    (slope,) = torch.autograd.grad(want.y[-1].sum(), y0, retain_graph=True)
+    fine = torch.linspace(0, 6, 57, dtype=F64)
+    for rtol in (1e-5, 1e-7):
+        found = solve(van_der_pol(1.0), y0, t, rtol=rtol, atol=rtol / 10, **options)
+        distance = (found(fine).squeeze() - want(fine).squeeze()).detach().abs().max()
+        assert float(distance) < 100 * rtol  # of a state of about two, over six units of time
+        (found_slope,) = torch.autograd.grad(found.y[-1].sum(), y0)
+        # No error estimate looks at the sensitivities, which grow along this orbit.
+        assert float((found_slope - slope).abs().max()) < 1000 * rtol
+
+
+def test_even_euler_keeps_a_tolerance() -> None:
+    solution = solve(decay, ONE, [0.0, 1.0], solver="euler", rtol=1e-5)
+    assert abs(float(solution.y[-1]) - math.exp(-1)) < 2e-3
+    assert solution.stats.evaluations > 100
 
 
 def test_field_that_turns_nan_is_named_with_time_and_lane() -> None:

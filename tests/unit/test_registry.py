@@ -326,3 +326,14 @@ def test_a_wrong_choice_is_shown_on_one_line():
         resolve("solver", Long(), Solver)
     assert "\n" not in str(info.value)
     assert len(str(info.value)) < 300
+
+
+def test_an_option_that_must_be_given_is_named():
+    with pytest.raises(IncompatibleError, match=r"missing a required argument: 'dim'.*options are"):
+        odekit.create("field", "mlp")
+
+
+def test_postprocess_says_what_it_wants():
+    for wrong in ([1], 3, odekit.TimeSeries([0.0, 1.0], [1.0, 2.0])):
+        with pytest.raises(IncompatibleError, match="solutions must be a Solution"):
+            odekit.postprocess(lambda t, y: -y, wrong)

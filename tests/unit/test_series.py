@@ -265,3 +265,11 @@ def test_clean_data_warn_about_nothing(write):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         TimeSeries.read(write("t,x\n0,1\n1,2\n"))
+
+
+def test_an_empty_name_among_the_chosen_is_refused(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text("t,x,y\n0,1,2\n1,2,3\n2,3,4\n")
+    for options in ({"states": ["x", ""]}, {"inputs": ""}):
+        with pytest.raises(ProblemError, match=r"an empty name; the columns of .* are t, x, y"):
+            TimeSeries.read(path, **options)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import math
 import platform
 from collections.abc import Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, version
@@ -77,7 +78,10 @@ def verdict_sentence(study: Study) -> str:
 
 
 def _percent(share: float) -> str:
-    return f"{100 * share:.0f} %" if share > 0 else "none"
+    if share <= 0:
+        return "none"
+    # Nothing but everything is 100 %.
+    return f"{100 * share:.0f} %" if share < 0.985 else f"{math.floor(1000 * share) / 10:.1f} %"
 
 
 def doubts(study: Study) -> list[str]:

@@ -286,3 +286,9 @@ def test_a_field_and_its_solution_give_its_equations(structure_of):
     equations = odekit.postprocess(field, solution, "discovery")
     assert structure_of(equations) == LOTKA_VOLTERRA
     assert values(equations)["x1", "x1"] == pytest.approx(-3, rel=1e-3)
+
+
+def test_data_given_twice_are_not_twice_the_evidence():
+    series = TimeSeries.read(LYNX_HARE)
+    with pytest.raises(ProblemError, match=r"series\[1\] repeats series\[0\] point for point"):
+        odekit.discover([series, series])
