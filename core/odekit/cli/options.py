@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -48,14 +49,17 @@ def split_numbers(option: str, text: str) -> list[float]:
     """``"1, 0.5"`` as ``[1.0, 0.5]``.
 
     Raises:
-        typer.BadParameter: something in it is no number.
+        typer.BadParameter: something in it is no finite number.
     """
     try:
-        return [float(part) for part in text.split(",")]
+        numbers = [float(part) for part in text.split(",")]
     except ValueError:
+        numbers = []
+    if not numbers or not all(map(math.isfinite, numbers)):
         raise typer.BadParameter(
-            f"{option} takes numbers with commas between them, such as 1,0.5; got {text!r}"
-        ) from None
+            f"{option} takes finite numbers with commas between them, such as 1,0.5; got {text!r}"
+        )
+    return numbers
 
 
 def split_assignments(option: str, texts: Sequence[str]) -> dict[str, float]:
