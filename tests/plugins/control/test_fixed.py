@@ -52,7 +52,7 @@ def test_a_length_that_divides_the_span_leaves_no_crumb():
 
 @pytest.mark.parametrize("times", [[0.0, 0.1, 0.5, 0.7, 2.0], [2.0, 1.9, 0.4, -1.0]])
 def test_without_a_length_each_output_time_is_one_step(times):
-    solution = stepped(times, solver="euler")
+    solution = stepped(times, solver="euler", controller="fixed")
     want = [1.0]
     for a, b in itertools.pairwise(times):
         want.append(want[-1] * (1 - (b - a)))
@@ -62,9 +62,9 @@ def test_without_a_length_each_output_time_is_one_step(times):
 
 def test_without_a_length_each_sample_follows_its_own_times():
     times = torch.tensor([[0.0, 0.1, 0.7, 1.0], [0.0, 0.5, 0.6, 2.0]], dtype=F64)
-    together = stepped(times, solver="euler", per_sample=True)
+    together = stepped(times, solver="euler", controller="fixed", per_sample=True)
     for lane in range(2):
-        alone = stepped(times[lane], solver="euler")
+        alone = stepped(times[lane], solver="euler", controller="fixed")
         torch.testing.assert_close(together.y[:, lane], alone.y, rtol=1e-15, atol=0)
     assert together.stats.attempts.tolist() == [3, 3]
 
