@@ -14,8 +14,13 @@ from __future__ import annotations
 import itertools
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from odekit_sindy.dynamics import Slope
+    from odekit_sindy.models import Models
 
 Key = tuple[int, ...] | tuple[str, int]
 """Identity of a function across libraries: exponents, or ``("sin", state)``."""
@@ -114,6 +119,10 @@ class Library:
                 out[j, sine, cosine] = -self._frequency[j]
         return out
 
+    def bind(self, models: Models, sensitivities: bool) -> Slope:
+        """Slopes ``C theta`` of these models, see `odekit_sindy.dynamics.Dynamics`."""
+        return _Combination(models, self, sensitivities)
+
     def terms(self, names: tuple[str, ...], inputs: tuple[str, ...] = ()) -> list[str]:
         """The functions as text that sympy reads: ``1``, ``x**2*y``, ``sin(x)``."""
         symbols = (*names, *inputs)
@@ -147,6 +156,39 @@ class Library:
             if other.keys[i] in place:
                 found.append(j * self.size + place[other.keys[i]])
         return tuple(sorted(found))
+
+
+class _Combination:
+    """Linear combinations of the library for a batch of models, with tangents."""
+
+    def __init__(self, models: Models, library: Library, sensitivities: bool) -> None:
+        self.library = library
+        self.c = models.matrix()
+        self.dim = library.dim
+        if sensitivities:
+            d, size = library.dim, library.size
+            # (B, i, j, L): the coefficients of df_i/dx_j on the library itself.
+            w = np.tensordot(self.c, library.derivative, axes=([2], [2]))
+            # One matrix for slopes and Jacobian: numpy's overhead counts in the inner loop.
+            self.c = np.concatenate([self.c, w.reshape(len(models), d * d, size)], axis=1)
+            self.hot = models.one_hot()[..., None]
+            self.rows = (models.term + size * np.arange(len(models))[:, None]).reshape(-1)
+
+    def __call__(
+        self, point: np.ndarray, z: np.ndarray | None
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        count, d = len(point), self.dim
+        theta = self.library.evaluate(point)
+        slopes = self.c @ theta
+        if z is None:
+            return slopes, None
+        jac = slopes[:, d:].reshape(count, d, d, -1)
+        dz = jac[:, :, 0, None] * z[:, None, 0]
+        for j in range(1, d):
+            dz += jac[:, :, j, None] * z[:, None, j]
+        picked = theta.reshape(-1, theta.shape[2]).take(self.rows, axis=0)
+        dz[:, :, d:] += self.hot * picked.reshape(count, 1, -1, theta.shape[2])
+        return slopes[:, :d], dz
 
 
 def ladder(

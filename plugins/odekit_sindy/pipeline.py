@@ -55,7 +55,7 @@ class Rung:
     @property
     def library(self) -> Library:
         """The rung's library."""
-        return self.search.shooting.library
+        return self.search.shooting.dynamics
 
     def reaches(self, noise: np.ndarray, factor: float) -> bool:
         """Whether the residuals of every state are within ``factor`` of the noise ``(d,)``."""

@@ -12,6 +12,7 @@ import numpy as np
 
 from odekit_sindy.data import Dataset
 from odekit_sindy.layout import arrange
+from odekit_sindy.library import Library
 from odekit_sindy.models import Models, Support
 from odekit_sindy.search import Fitted
 from odekit_sindy.shooting import Shooting
@@ -45,10 +46,10 @@ class Final:
     substeps: int
 
 
-def finish(shooting: Shooting, fitted: Fitted) -> Final:
+def finish(shooting: Shooting[Library], fitted: Fitted) -> Final:
     """Fit once more with nearly closed gaps and fine steps; drop what contributes nothing."""
-    fine = Shooting(shooting.layout, shooting.library, shooting.substeps, shooting.floor)
-    models = Models.of([fitted.support], [fitted.c], [fitted.start], shooting.library.size)
+    fine = Shooting(shooting.layout, shooting.dynamics, shooting.substeps, shooting.floor)
+    models = Models.of([fitted.support], [fitted.c], [fitted.start], shooting.dynamics.size)
     fine.substeps = fine.choose_substeps(models, fitted.rms[None], share=0.01)
     models = _tight(fine, models)
     kept = _contributing(fine, models)
@@ -72,19 +73,19 @@ def finish(shooting: Shooting, fitted: Fitted) -> Final:
     )
 
 
-def _tight(shooting: Shooting, models: Models) -> Models:
+def _tight(shooting: Shooting[Library], models: Models) -> Models:
     for tightness in (100.0, 1000.0):
         models = shooting.fit(models, shooting.noise(models), tightness, 10)
     return models
 
 
-def _contributing(shooting: Shooting, models: Models) -> Support:
+def _contributing(shooting: Shooting[Library], models: Models) -> Support:
     """The terms of a single model that contribute at the fitted states."""
     nodes, _ = shooting.integrate(models)
     lay = shooting.layout
     x = np.concatenate(lay.at_rows(nodes[:, 0]))
     u = np.concatenate(lay.at_rows(lay.inputs))
-    theta = shooting.library.evaluate(np.concatenate([x, u], axis=1).T)
+    theta = shooting.dynamics.evaluate(np.concatenate([x, u], axis=1).T)
     size = np.sqrt((theta**2).mean(1))
     support = models.support(0)
     return tuple(support[i] for i in contributing(support, models.c[0], size))
@@ -108,7 +109,7 @@ def contributing(support: Support, c: np.ndarray, size: np.ndarray) -> list[int]
     ]
 
 
-def uncertainty(shooting: Shooting, models: Models) -> tuple[np.ndarray, float]:
+def uncertainty(shooting: Shooting[Library], models: Models) -> tuple[np.ndarray, float]:
     """Covariance of the coefficients ``(k, k)`` and their condition number.
 
     Columns are scaled to unit length before the inversion; without that, the covariance of
@@ -132,15 +133,15 @@ def uncertainty(shooting: Shooting, models: Models) -> tuple[np.ndarray, float]:
 
 
 def simulate(
-    shooting: Shooting, final: Final, dataset: Dataset, shape: tuple[np.ndarray, ...]
+    shooting: Shooting[Library], final: Final, dataset: Dataset, shape: tuple[np.ndarray, ...]
 ) -> tuple[np.ndarray, ...]:
     """States ``(n, d)`` of each trajectory from its fitted start, in one go.
 
     A fixed number of steps inside a box: this never hangs and never overflows.
     """
     whole = arrange(dataset, shape, intervals=None)
-    single = Shooting(whole, shooting.library, min(2 * final.substeps, 32))
+    single = Shooting(whole, shooting.dynamics, min(2 * final.substeps, 32))
     start = whole.starts(final.states)
-    models = Models.of([final.support], [final.c], [start], shooting.library.size)
+    models = Models.of([final.support], [final.c], [start], shooting.dynamics.size)
     nodes, _ = single.integrate(models)
     return whole.at_rows(nodes[:, 0])

@@ -24,6 +24,7 @@ import numpy as np
 from odekit_sindy.budget import Budget
 from odekit_sindy.candidates import best_subsets, coefficients, largest_size, residual
 from odekit_sindy.layout import Layout
+from odekit_sindy.library import Library
 from odekit_sindy.models import Models, Support
 from odekit_sindy.shooting import FLOOR, Shooting
 
@@ -131,7 +132,7 @@ class SubsetSearch:
         budget: stops the search when time is up.
     """
 
-    def __init__(self, shooting: Shooting, budget: Budget) -> None:
+    def __init__(self, shooting: Shooting[Library], budget: Budget) -> None:
         self.shooting = shooting
         self.budget = budget
         self.visited: dict[Support, Fitted] = {}
@@ -139,7 +140,7 @@ class SubsetSearch:
     @property
     def size(self) -> int:
         """Number of library functions."""
-        return self.shooting.library.size
+        return self.shooting.dynamics.size
 
     def fit_starts(self, starts: Sequence[Start]) -> list[Fitted]:
         """Fit all starts side by side from loose to tight, and sort them by EBIC."""

@@ -17,12 +17,15 @@ Source: H. G. Bock, "Recent advances in parameter identification techniques for 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 import numpy as np
 
+from odekit_sindy.dynamics import Dynamics
 from odekit_sindy.layout import Layout
-from odekit_sindy.library import Library
 from odekit_sindy.models import Models
+
+D = TypeVar("D", bound=Dynamics)
 
 HUGE = 1e6
 LONG = 1e60
@@ -40,21 +43,21 @@ class Normal:
     g: np.ndarray
 
 
-class Shooting:
-    """The multiple-shooting problem of one data set and one library.
+class Shooting(Generic[D]):
+    """The multiple-shooting problem of one data set and one family of right-hand sides.
 
     Args:
         layout: the data by segment.
-        library: candidate functions.
+        dynamics: the family; `odekit_sindy.library.Library` is one.
         substeps: Runge-Kutta steps per data interval.
         floor: smallest noise level, relative to a state's standard deviation.
     """
 
     def __init__(
-        self, layout: Layout, library: Library, substeps: int = 3, floor: float = FLOOR
+        self, layout: Layout, dynamics: D, substeps: int = 3, floor: float = FLOOR
     ) -> None:
         self.layout = layout
-        self.library = library
+        self.dynamics = dynamics
         self.substeps = substeps
         self.floor = floor
 
@@ -68,7 +71,7 @@ class Shooting:
         """
         lay = self.layout
         count = substeps or self.substeps
-        slopes = _Slopes(models, self.library, lay, sensitivities)
+        slopes = _Slopes(models, self.dynamics, lay, sensitivities)
         x = models.start
         z = slopes.identity() if sensitivities else None
         xs, zs = [x], [z]
@@ -199,21 +202,11 @@ class _Slopes:
     """Right-hand sides of states and sensitivities for a batch, and one Runge-Kutta step."""
 
     def __init__(
-        self, models: Models, library: Library, layout: Layout, sensitivities: bool
+        self, models: Models, dynamics: Dynamics, layout: Layout, sensitivities: bool
     ) -> None:
-        self.library = library
         self.layout = layout
-        self.c = models.matrix()
-        self.dim = layout.dim
+        self.slope = dynamics.bind(models, sensitivities)
         self.shape = (len(models), layout.dim, models.flat.shape[1], layout.segments)
-        if sensitivities:
-            d, size = self.dim, library.size
-            # (B, i, j, L): the coefficients of df_i/dx_j on the library itself.
-            w = np.tensordot(self.c, library.derivative, axes=([2], [2]))
-            # One matrix for slopes and Jacobian: numpy's overhead counts in the inner loop.
-            self.c = np.concatenate([self.c, w.reshape(len(models), d * d, size)], axis=1)
-            self.hot = models.one_hot()[..., None]
-            self.rows = (models.term + size * np.arange(len(models))[:, None]).reshape(-1)
 
     def identity(self) -> np.ndarray:
         """Sensitivities at a segment's start, ``(B, d, n, M)``."""
@@ -225,23 +218,13 @@ class _Slopes:
     def __call__(
         self, x: np.ndarray, z: np.ndarray | None, i: int, fraction: float
     ) -> tuple[np.ndarray, np.ndarray | None]:
-        lay, d = self.layout, self.dim
+        lay = self.layout
         point = np.minimum(np.maximum(x, lay.low[:, None]), lay.high[:, None])
         if lay.inputs.shape[1]:
             u = (1 - fraction) * lay.inputs[i] + fraction * lay.inputs[i + 1]
             u = np.broadcast_to(u, (len(x), *u.shape))
             point = np.concatenate([point, u], axis=1)
-        theta = self.library.evaluate(point)
-        slopes = self.c @ theta
-        if z is None:
-            return slopes, None
-        jac = slopes[:, d:].reshape(len(x), d, d, -1)
-        dz = jac[:, :, 0, None] * z[:, None, 0]
-        for j in range(1, d):
-            dz += jac[:, :, j, None] * z[:, None, j]
-        picked = theta.reshape(-1, theta.shape[2]).take(self.rows, axis=0)
-        dz[:, :, d:] += self.hot * picked.reshape(len(x), 1, -1, theta.shape[2])
-        return slopes[:, :d], dz
+        return self.slope(point, z)
 
     def step(
         self, x: np.ndarray, z: np.ndarray | None, h: np.ndarray, i: int, at: float, part: float
