@@ -14,6 +14,7 @@ import importlib
 import importlib.util
 import inspect
 import os
+import re
 import reprlib
 import warnings
 from collections.abc import Iterable, Sequence
@@ -36,6 +37,8 @@ from odekit.errors import (
 from odekit.plugin import GROUP, Component, Kind
 
 DISABLE = "ODEKIT_DISABLE_PLUGINS"
+FAMILY = 4
+"""Names that differ in their last number only, from this many on, are listed as one piece."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,7 +206,7 @@ class Registry:
         off = os.environ.get(DISABLE)
         more = f" ({DISABLE} leaves out {off})" if off else ""
         raise UnknownNameError(
-            f"unknown {kind} {name!r}: {hint}installed: {', '.join(names) or 'none'}{more}"
+            f"unknown {kind} {name!r}: {hint}installed: {', '.join(shorten(names)) or 'none'}{more}"
         )
 
     def create(self, kind: Kind | str, name: str, **options: Any) -> Any:
@@ -223,6 +226,24 @@ class Registry:
                 f"{_kind(kind)} {name!r}: {error}; its options are: {accepted}"
             ) from None
         return factory(**options)
+
+
+def shorten(names: Iterable[str]) -> list[str]:
+    """The names, each numbered family of four or more as one piece.
+
+    Example:
+        >>> shorten(["rk4", "case_1", "case_2", "case_3", "case_10"])
+        ['rk4', 'case_1 to case_10']
+    """
+    families: dict[str, list[str]] = {}
+    for name in names:
+        stem = re.sub(r"(?<=_)\d+$", "", name)
+        families.setdefault(stem if stem != name else name, []).append(name)
+    found: list[str] = []
+    for family in families.values():
+        family.sort(key=lambda name: (len(name), name))
+        found += family if len(family) < FAMILY else [f"{family[0]} to {family[-1]}"]
+    return found
 
 
 @functools.cache

@@ -30,6 +30,7 @@ class Lorenz(System):
         "z": "x*y - beta*z",
     }
     start = (-8.0, 8.0, 27.0)
+    others = ((5.0, 10.0, 15.0),)
     span = (0.0, 8.0)
 
     def __init__(
@@ -57,6 +58,7 @@ class Rossler(System):
         "z": "b + z*(x - c)",
     }
     start = (2.3, 1.1, 0.8)
+    others = ((-0.1, 4.1, -2.1),)
     span = (0.0, 40.0)
 
     def __init__(self, *, a: Parameter = 0.2, b: Parameter = 0.2, c: Parameter = 5.7) -> None:
@@ -82,6 +84,7 @@ class Chen(System):
         "z": "x*y - b*z",
     }
     start = (-3.0, 2.0, 20.0)
+    others = ((5.0, 8.0, 15.0),)
     span = (0.0, 4.0)
 
     def __init__(self, *, a: Parameter = 35.0, b: Parameter = 3.0, c: Parameter = 28.0) -> None:

@@ -29,6 +29,7 @@ class Kepler(System):
     }
     positive = ("mu",)
     start = (0.4, 0.0, 0.0, 2.0)
+    others = ((0.6, 0.0, 0.0, 1.5),)
     span = (0.0, 20.0)
 
     def __init__(self, *, mu: Parameter = 1.0) -> None:
@@ -55,6 +56,7 @@ class HenonHeiles(System):
         "py": "-y - coupling*(x^2 - y^2)",
     }
     start = (0.0, 0.1, 0.45, 0.1)
+    others = ((0.0, -0.15, 0.3, 0.2),)
     span = (0.0, 50.0)
 
     def __init__(self, *, coupling: Parameter = 1.0) -> None:

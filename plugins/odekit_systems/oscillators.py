@@ -28,6 +28,7 @@ class Harmonic(System):
     }
     positive = ("omega",)
     start = (1.0, 0.0)
+    others = ((-0.4, 0.9),)
     span = (0.0, 10.0)
 
     def __init__(self, *, omega: Parameter = 1.0) -> None:
@@ -52,6 +53,7 @@ class DampedOscillator(System):
     }
     positive = ("stiffness",)
     start = (1.2, 0.4)
+    others = ((-0.5, 2.0),)
     span = (0.0, 10.0)
 
     def __init__(self, *, stiffness: Parameter = 4.5, damping: Parameter = 0.43) -> None:
@@ -78,6 +80,7 @@ class Pendulum(System):
     }
     positive = ("gravity", "length")
     start = (2.0, 0.0)
+    others = ((-1.0, 1.5),)
     span = (0.0, 10.0)
 
     def __init__(self, *, gravity: Parameter = 9.81, length: Parameter = 1.0) -> None:
@@ -103,6 +106,7 @@ class DampedPendulum(System):
     }
     positive = ("gravity", "length")
     start = (2.5, 0.0)
+    others = ((-1.5, 1.0),)
     span = (0.0, 15.0)
 
     def __init__(
@@ -135,6 +139,7 @@ class Duffing(System):
         "v": "amplitude*cos(omega*t) - delta*v - alpha*x - beta*x^3",
     }
     start = (-1.8, -1.8)
+    others = ((2.0, 0.5),)
     span = (0.0, 20.0)
 
     def __init__(
@@ -165,6 +170,7 @@ class VanDerPol(System):
         "v": "mu*(1 - x^2)*v - x",
     }
     start = (2.0, 0.0)
+    others = ((0.3, 3.0),)
     span = (0.0, 20.0)
 
     def __init__(self, *, mu: Parameter = 1.0) -> None:
@@ -185,14 +191,16 @@ class FitzHughNagumo(System):
         a: where the recovery rests.
         b: leak of the recovery.
         epsilon: how slow the recovery is.
+        cubic: strength of the cubic that limits a spike.
     """
 
     formulas: ClassVar[Mapping[str, str]] = {
-        "v": "v - v^3/3 - w + current",
+        "v": "v - cubic*v^3 - w + current",
         "w": "epsilon*(v + a - b*w)",
     }
     positive = ("epsilon",)
     start = (-1.0, 1.0)
+    others = ((1.5, -0.5),)
     span = (0.0, 80.0)
 
     def __init__(
@@ -202,8 +210,9 @@ class FitzHughNagumo(System):
         a: Parameter = 0.7,
         b: Parameter = 0.8,
         epsilon: Parameter = 0.08,
+        cubic: Parameter = 1 / 3,
     ) -> None:
-        super().__init__(current=current, a=a, b=b, epsilon=epsilon)
+        super().__init__(current=current, a=a, b=b, epsilon=epsilon, cubic=cubic)
 
 
 @final
@@ -225,6 +234,7 @@ class Spiral(System):
         "y": "-rotation*x^3 - damping*y^3",
     }
     start = (2.0, 0.0)
+    others = ((0.0, 1.5),)
     span = (0.0, 20.0)
 
     def __init__(self, *, damping: Parameter = 0.1, rotation: Parameter = 2.0) -> None:

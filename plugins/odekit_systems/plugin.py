@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from odekit.plugin import Component, Kind, hookimpl
+from odekit_systems import odebench_1d, odebench_2d, odebench_3d
 
 
 @hookimpl
 def odekit_components() -> list[Component]:
-    """22 systems, with their equations and synthetic data."""
+    """22 systems and the 63 of ODEBench, with their equations and synthetic data."""
     found = [
         (
             "lotka_volterra",
@@ -72,4 +73,9 @@ def odekit_components() -> list[Component]:
             "three reactions, very stiff, 3 states",
         ),
     ]
+    for table in (odebench_1d, odebench_2d, odebench_3d):
+        for number, record in table.RECORDS.items():
+            states = "1 state" if len(record.right) == 1 else f"{len(record.right)} states"
+            path = f"odekit_systems.odebench:Odebench{number}"
+            found.append((f"odebench_{number}", path, f"ODEBench: {record.title}, {states}"))
     return [Component(Kind.SYSTEM, *each) for each in found]

@@ -32,6 +32,7 @@ class LotkaVolterra(System):
     }
     positive = ("alpha", "beta", "gamma", "delta")
     start = (5.0, 2.0)
+    others = ((2.0, 3.0),)
     span = (0.0, 10.0)
 
     def __init__(
@@ -62,6 +63,7 @@ class Logistic(System):
     }
     positive = ("rate", "capacity")
     start = (0.3,)
+    others = ((12.0,),)
     span = (0.0, 10.0)
 
     def __init__(self, *, rate: Parameter = 0.8, capacity: Parameter = 7.5) -> None:
@@ -87,6 +89,7 @@ class Allee(System):
     }
     positive = ("rate", "threshold", "capacity")
     start = (1.35,)
+    others = ((6.0,),)
     span = (0.0, 10.0)
 
     def __init__(
@@ -114,6 +117,7 @@ class MayLeonard(System):
     }
     positive = ("alpha", "beta")
     start = (0.6, 0.1, 0.05)
+    others = ((0.1, 0.5, 0.3),)
     span = (0.0, 40.0)
 
     def __init__(self, *, alpha: Parameter = 0.8, beta: Parameter = 1.3) -> None:
@@ -140,6 +144,7 @@ class SIR(System):
     }
     positive = ("beta", "gamma")
     start = (0.98, 0.02)
+    others = ((0.8, 0.1),)
     span = (0.0, 25.0)
 
     def __init__(self, *, beta: Parameter = 0.9, gamma: Parameter = 0.3) -> None:

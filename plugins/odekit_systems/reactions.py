@@ -26,6 +26,7 @@ class Brusselator(System):
     }
     positive = ("a", "b")
     start = (0.7, 1.5)
+    others = ((2.1, 1.3),)
     span = (0.0, 20.0)
 
     def __init__(self, *, a: Parameter = 1.0, b: Parameter = 3.0) -> None:
@@ -52,6 +53,7 @@ class Selkov(System):
     }
     positive = ("a", "b")
     start = (0.7, 1.4)
+    others = ((1.2, 0.8),)
     span = (0.0, 30.0)
 
     def __init__(self, *, a: Parameter = 0.08, b: Parameter = 0.6) -> None:
@@ -77,6 +79,7 @@ class MichaelisMenten(System):
     }
     positive = ("rate", "constant")
     start = (2.5,)
+    others = ((0.05,),)
     span = (0.0, 8.0)
 
     def __init__(
@@ -109,6 +112,7 @@ class Robertson(System):
     }
     positive = ("k1", "k2", "k3")
     start = (1.0, 0.0, 0.0)
+    others = ((0.6, 0.0, 0.4),)
     span = (0.0, 40.0)
     method = "LSODA"
 

@@ -10,9 +10,10 @@ Units: those of the system's source; most of these systems are dimensionless.
 
 from __future__ import annotations
 
+import functools
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, TypeAlias
 
 import numpy as np
@@ -36,6 +37,7 @@ class System(ABC):
         formulas: the right-hand side of each state.
         positive: parameters that must be greater than zero; the others must be finite.
         start: the default start.
+        others: further starts that are used with this system.
         span: the default first and last time.
         method: the method of ``scipy.integrate.solve_ivp`` behind `truth`.
         parameters: the values.
@@ -44,6 +46,7 @@ class System(ABC):
     formulas: ClassVar[Mapping[str, str]]
     positive: ClassVar[tuple[str, ...]] = ()
     start: ClassVar[tuple[float, ...]]
+    others: ClassVar[tuple[tuple[float, ...], ...]] = ()
     span: ClassVar[tuple[float, float]]
     method: ClassVar[str] = "DOP853"
 
@@ -86,6 +89,11 @@ class System(ABC):
         """The default start, ``(d,)`` in float64."""
         return torch.tensor(self.start, dtype=torch.float64)
 
+    @property
+    def starts(self) -> tuple[tuple[float, ...], ...]:
+        """The default start and the others, each ``(d,)``."""
+        return (self.start, *self.others)
+
     def field(self) -> FormulaField:
         """The vector field: ``(t, y)`` to ``dy/dt``, parameters as buffers in float64."""
         return FormulaField(self.formulas, self.parameters)
@@ -124,7 +132,6 @@ class System(ABC):
             ProblemError: the solution does not reach the last time, or a parameter differs from
                 sample to sample.
         """
-        import sympy
         from scipy.integrate import solve_ivp
 
         times = np.asarray(t, dtype=np.float64)
@@ -134,12 +141,7 @@ class System(ABC):
                 f"y0 must be {len(self.names)} finite numbers ({', '.join(self.names)}), got {y0!r}"
             )
         numbers = self._numbers()
-        names = ("t", *self.names, *numbers)
-        slope = sympy.lambdify(
-            [sympy.Symbol(name) for name in names],
-            [parse(text, names) for text in self.formulas.values()],
-            modules="math",
-        )
+        slope = _compile(("t", *self.names, *numbers), tuple(self.formulas.values()))
         try:
             solution = solve_ivp(
                 lambda s, y: slope(s, *y.tolist(), *numbers.values()),
@@ -202,3 +204,14 @@ class System(ABC):
     def __repr__(self) -> str:
         values = ", ".join(f"{name}={value}" for name, value in self.parameters.items())
         return f"{type(self).__name__}({values})"
+
+
+@functools.cache
+def _compile(names: tuple[str, ...], formulas: tuple[str, ...]) -> Callable[..., list[float]]:
+    """The formulas as one function of the names' values, made once."""
+    import sympy
+
+    expressions = [parse(text, names) for text in formulas]
+    symbols = [sympy.Symbol(name) for name in names]
+    compiled: Callable[..., list[float]] = sympy.lambdify(symbols, expressions, modules="math")
+    return compiled

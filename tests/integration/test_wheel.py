@@ -15,7 +15,9 @@ ROOT = Path(__file__).parents[2]
 PROGRAM = """
 import sys, torch, odekit
 assert odekit.__file__.startswith(sys.argv[1]), odekit.__file__
+hooks = odekit.registry.default_registry().hook
 found = {entry.plugin for entry in odekit.components()}
+found |= {hook.plugin_name for hook in hooks.odekit_commands.get_hookimpls()}
 print(*sorted(found))
 print(float(odekit.solve(lambda t, y: -y, torch.ones(1), [0.0, 1.0]).y[-1]))
 """

@@ -111,7 +111,7 @@ class SystemConformance(Conformance):
 
     def _points(self) -> Tensor:
         y0: Tensor = self.make().y0
-        factors = torch.tensor([[1.0], [0.9], [1.2], [0.7]], dtype=DOUBLE)
+        factors = torch.tensor([[1.0], [0.9], [1.1], [0.7]], dtype=DOUBLE)
         return y0 * factors + 0.01 * factors
 
 

@@ -13,7 +13,11 @@ import odekit
 from odekit import Field, ProblemError
 from odekit_systems.system import System
 
-NAMES = [entry.name for entry in odekit.components("system")]
+NAMES = [
+    entry.name
+    for entry in odekit.components("system")
+    if entry.plugin == "systems" and not entry.name.startswith("odebench_")
+]
 # The literature's equations, written out a second time with the default parameters put in.
 LITERATURE = {
     "allee": (["x"], ["-0.5*x + 0.6*x**2 - 0.1*x**3"]),
@@ -269,6 +273,16 @@ def test_refuses_parameters(name, options, message):
 def test_refuses_series(options, message):
     with pytest.raises(ProblemError, match=message):
         odekit.create("system", "logistic").series(**options)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_further_starts_lead_somewhere_else(name):
+    system = odekit.create("system", name)
+    assert system.starts[0] == tuple(system.y0.tolist())
+    assert len(system.starts) >= 2
+    ends = [system.truth([system.span[0], 0.9], start)[-1] for start in system.starts]
+    assert bool(torch.stack(ends).isfinite().all())
+    assert not torch.allclose(ends[0], ends[1], rtol=1e-3)
 
 
 def test_y0_is_a_fresh_tensor():

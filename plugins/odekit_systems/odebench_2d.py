@@ -1,0 +1,208 @@
+"""ODEBench, systems 24 to 51, with two states; see `odekit_systems.odebench`.
+
+Copyright (c) 2023 Stéphane d'Ascoli, MIT licence; the notice stands there.
+"""
+
+from __future__ import annotations
+
+from odekit_systems.record import Record
+
+RECORDS: dict[int, Record] = {
+    24: Record(
+        "harmonic oscillator",
+        ("x1", "-c0*x0"),
+        {"c0": 2.1},
+        ((0.4, -0.03), (0.0, 0.2)),
+        "Strogatz, p. 126",
+    ),
+    25: Record(
+        "damped harmonic oscillator",
+        ("x1", "-c0*x0 - c1*x1"),
+        {"c0": 4.5, "c1": 0.43},
+        ((0.12, 0.043), (0.0, -0.3)),
+        "Strogatz, p. 144",
+    ),
+    26: Record(
+        "Lotka-Volterra competition",
+        ("x0*(c0 - x0 - c1*x1)", "x1*(c2 - x0 - x1)"),
+        {"c0": 3.0, "c1": 2.0, "c2": 2.0},
+        ((5.0, 4.3), (2.3, 3.6)),
+        "Strogatz, p. 157",
+    ),
+    27: Record(
+        "Lotka-Volterra predator-prey",
+        ("x0*(c0 - c1*x1)", "-x1*(c2 - c3*x0)"),
+        {"c0": 1.84, "c1": 1.45, "c2": 3.0, "c3": 1.62},
+        ((8.3, 3.4), (0.4, 0.65)),
+        "https://en.wikipedia.org/wiki/Lotka-Volterra_equations",
+    ),
+    28: Record(
+        "frictionless pendulum",
+        ("x1", "-c0*sin(x0)"),
+        {"c0": 0.9},
+        ((-1.9, 0.0), (0.3, 0.8)),
+        "Strogatz, p. 169",
+    ),
+    29: Record(
+        "dipole fixed point",
+        ("c0*x0*x1", "x1^2 - x0^2"),
+        {"c0": 0.65},
+        ((3.2, 1.4), (1.3, 0.2)),
+        "Strogatz, p. 181",
+    ),
+    30: Record(
+        "RNA cross-catalysis",
+        ("x0*(x1 - c0*x0*x1)", "x1*(x0 - c0*x0*x1)"),
+        {"c0": 1.61},
+        ((0.3, 0.04), (0.1, 0.21)),
+        "Strogatz, p. 187",
+    ),
+    31: Record(
+        "SIR, susceptible and infected",
+        ("-c0*x0*x1", "c0*x0*x1 - c1*x1"),
+        {"c0": 0.4, "c1": 0.314},
+        ((7.2, 0.98), (20.0, 12.4)),
+        "Strogatz, p. 188",
+    ),
+    32: Record(
+        "damped double-well oscillator",
+        ("x1", "-c0*x1 + x0 - x0^3"),
+        {"c0": 0.18},
+        ((-1.8, -1.8), (5.8, 0.0)),
+        "Strogatz, p. 190",
+    ),
+    33: Record(
+        "glider",
+        ("-sin(x1) - c0*x0^2", "x0 - cos(x1)/x0"),
+        {"c0": 0.08},
+        ((5.0, 0.7), (9.81, -0.8)),
+        "Strogatz, p. 190",
+    ),
+    34: Record(
+        "frictionless bead on a rotating hoop",
+        ("x1", "sin(x0)*(cos(x0) - c0)"),
+        {"c0": 0.93},
+        ((2.1, 0.0), (-1.2, -0.2)),
+        "Strogatz, p. 191",
+    ),
+    35: Record(
+        "rod in a shear flow",
+        ("cot(x1)*cos(x0)", "sin(x0)*(cos(x1)^2 + c0*sin(x1)^2)"),
+        {"c0": 4.2},
+        ((1.13, -0.3), (2.4, 1.7)),
+        "Strogatz, p. 194",
+    ),
+    36: Record(
+        "pendulum with nonlinear damping",
+        ("x1", "-sin(x0) - x1 - c0*cos(x0)*x1"),
+        {"c0": 0.07},
+        ((0.45, 0.9), (1.34, -0.8)),
+        "Strogatz, p. 195",
+    ),
+    37: Record(
+        "Van der Pol",
+        ("x1", "-x0 - c0*(x0^2 - 1)*x1"),
+        {"c0": 0.43},
+        ((2.2, 0.0), (0.1, 3.2)),
+        "Strogatz, p. 200",
+    ),
+    38: Record(
+        "Van der Pol, Lienard form",
+        ("c0*(x1 - x0^3/3 + x0)", "-x0/c0"),
+        {"c0": 3.37},
+        ((0.7, 0.0), (-1.1, -0.7)),
+        "Strogatz, p. 214",
+    ),
+    39: Record(
+        "glycolytic oscillator (Selkov)",
+        ("-x0 + c0*x1 + x0^2*x1", "c1 - c0*x0 - x0^2*x1"),
+        {"c0": 2.4, "c1": 0.07},
+        ((0.4, 0.31), (0.2, -0.7)),
+        "Strogatz, p. 207",
+    ),
+    40: Record(
+        "weakly nonlinear oscillator (Van der Pol type; the source calls it Duffing)",
+        ("x1", "-x0 + c0*x1*(1 - x0^2)"),
+        {"c0": 0.886},
+        ((0.63, -0.03), (0.2, 0.2)),
+        "Strogatz, p. 217",
+    ),
+    41: Record(
+        "cell cycle (Tyson)",
+        ("c0*(x1 - x0)*(c1 + x0^2) - x0", "c2 - x0"),
+        {"c0": 15.3, "c1": 0.001, "c2": 0.3},
+        ((0.8, 0.3), (0.02, 1.2)),
+        "Strogatz, p. 238",
+    ),
+    42: Record(
+        "chlorine dioxide-iodine-malonic acid reaction",
+        ("c0 - x0 - c1*x0*x1/(1 + x0^2)", "c2*x0*(1 - x1/(1 + x0^2))"),
+        {"c0": 8.9, "c1": 4.0, "c2": 1.4},
+        ((0.2, 0.35), (3.0, 7.8)),
+        "Strogatz, p. 260",
+    ),
+    43: Record(
+        "driven pendulum, linear damping",
+        ("x1", "c0 - sin(x0) - c1*x1"),
+        {"c0": 1.67, "c1": 0.64},
+        ((1.47, -0.2), (-1.9, 0.03)),
+        "Strogatz, p. 269",
+    ),
+    44: Record(
+        "driven pendulum, quadratic damping",
+        ("x1", "c0 - sin(x0) - c1*x1*abs(x1)"),
+        {"c0": 1.67, "c1": 0.64},
+        ((1.47, -0.2), (-1.9, 0.03)),
+        "Strogatz, p. 300",
+    ),
+    45: Record(
+        "Gray-Scott autocatalysis",
+        ("c0*(1 - x0) - x0*x1^2", "x0*x1^2 - c1*x1"),
+        {"c0": 0.5, "c1": 0.02},
+        ((1.4, 0.2), (0.32, 0.64)),
+        "Strogatz, p. 288",
+    ),
+    46: Record(
+        "coupled bar magnets",
+        ("c0*sin(x0 - x1) - sin(x0)", "c0*sin(x1 - x0) - sin(x1)"),
+        {"c0": 0.33},
+        ((0.54, -0.1), (0.43, 1.21)),
+        "Strogatz, p. 289",
+    ),
+    47: Record(
+        "binocular rivalry",
+        ("-x0 + 1/(1 + exp(c0*x1 - c1))", "-x1 + 1/(1 + exp(c0*x0 - c1))"),
+        {"c0": 4.89, "c1": 1.4},
+        ((0.65, 0.59), (3.2, 10.3)),
+        "Strogatz, p. 290",
+    ),
+    48: Record(
+        "bacterial respiration",
+        ("c0 - x0 - x0*x1/(1 + c1*x0^2)", "c2 - x0*x1/(1 + c1*x0^2)"),
+        {"c0": 18.3, "c1": 0.48, "c2": 11.23},
+        ((0.1, 30.4), (13.2, 5.21)),
+        "Strogatz, p. 293",
+    ),
+    49: Record(
+        "Brusselator",
+        ("1 - (c0 + 1)*x0 + c1*x0^2*x1", "c0*x0 - c1*x0^2*x1"),
+        {"c0": 3.03, "c1": 3.1},
+        ((0.7, -1.4), (2.1, 1.3)),
+        "Strogatz, p. 296",
+    ),
+    50: Record(
+        "Schnakenberg oscillator",
+        ("c0 - x0 + x0^2*x1", "c1 - x0^2*x1"),
+        {"c0": 0.24, "c1": 1.43},
+        ((0.14, 0.6), (1.5, 0.9)),
+        "Strogatz, p. 296",
+    ),
+    51: Record(
+        "oscillator death (Ermentrout-Kopell)",
+        ("c0 + sin(x1)*cos(x0)", "c1 + sin(x1)*cos(x0)"),
+        {"c0": 1.432, "c1": 0.972},
+        ((2.2, 0.67), (0.03, -0.12)),
+        "Strogatz, p. 301",
+    ),
+}
+"""By the numbers of the benchmark."""
