@@ -29,7 +29,7 @@ from odekit.errors import (
 )
 from odekit.field import DiffusionField, Field, SeparableField, State, VectorField
 from odekit.gradient import GradientMethod
-from odekit.postprocess import PostProcessor, discover, postprocess
+from odekit.postprocess import PostProcessor, discover, postprocess, refine
 from odekit.problem import Integrate, Problem, Trajectory
 from odekit.registry import components, create
 from odekit.series import TimeSeries
@@ -41,8 +41,17 @@ from odekit.training import Fit, Trainer, fit
 
 if TYPE_CHECKING:
     from odekit.equations import Alternative, Equations, Term
+    from odekit.many import discover_many
+    from odekit.refined import Parameter, Refined
 
-_LATE = {"Equations": "equations", "Alternative": "equations", "Term": "equations"}
+_LATE = {
+    "Equations": "equations",
+    "Alternative": "equations",
+    "Term": "equations",
+    "Parameter": "refined",
+    "Refined": "refined",
+    "discover_many": "many",
+}
 
 
 def __getattr__(name: str) -> Any:
@@ -71,11 +80,13 @@ __all__ = [
     "MissingDependencyError",
     "NameConflictError",
     "OdekitError",
+    "Parameter",
     "PluginError",
     "PluginWarning",
     "PostProcessor",
     "Problem",
     "ProblemError",
+    "Refined",
     "Segment",
     "SeparableField",
     "Solution",
@@ -97,9 +108,11 @@ __all__ = [
     "components",
     "create",
     "discover",
+    "discover_many",
     "error_norm",
     "fit",
     "postprocess",
+    "refine",
     "solve",
     "weighted_sum",
 ]

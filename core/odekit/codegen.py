@@ -29,8 +29,15 @@ def _folded(right: Right) -> Right:
     return [(value * float(number), rest) for value, number, rest in pairs]
 
 
+def _rounded(expression: Any) -> Any:
+    """An expression with its own numbers at four digits."""
+    import sympy
+
+    return expression.xreplace({n: sympy.Float(n, 4) for n in expression.atoms(sympy.Float)})
+
+
 def _readable_term(expression: Any) -> str:
-    text = str(expression).replace("**", "^").replace("*", " ")
+    text = str(_rounded(expression)).replace("**", "^").replace("*", " ")
     return f"({text})" if expression.is_Add else text
 
 
@@ -41,7 +48,7 @@ def latex(rights: Mapping[str, Right], variables: Sequence[str], time: str) -> s
     symbols = {sympy.Symbol(name): _latex_name(name) for name in variables}
 
     def term(expression: Any) -> str:
-        text = sympy.latex(expression, symbol_names=symbols, mul_symbol=r"\,")
+        text = sympy.latex(_rounded(expression), symbol_names=symbols, mul_symbol=r"\,")
         return rf"\left({text}\right)" if expression.is_Add else text
 
     time_name = _latex_name(time)
@@ -82,6 +89,8 @@ def _summed(
             piece = number(abs(value))
         elif abs(value) == 1:
             piece = term(expression)
+        elif term(expression).startswith("1/"):
+            piece = f"{number(abs(value))}{term(expression)[1:]}"
         else:
             piece = f"{number(abs(value))}{space}{term(expression)}"
         sign = "-" if value < 0 else "+"
@@ -217,6 +226,18 @@ def source(language: str, rights: Mapping[str, Right], inputs: Sequence[str], ti
             f"language: there is no code in {language!r}: {hint}write one of {', '.join(writers)}"
         )
     return writers[language](rights, inputs, time)
+
+
+def compiled(text: str) -> Callable[..., Any]:
+    """The function ``f`` of Python source that `source` wrote.
+
+    Names in it were checked when the equations were made, and everything else comes from
+    `Language`, so nothing but arithmetic can stand there.
+    """
+    names: dict[str, Any] = {}
+    exec(compile(text, "<odekit right-hand side>", "exec"), names)
+    function: Callable[..., Any] = names["f"]
+    return function
 
 
 def _python(rights: Mapping[str, Right], inputs: Sequence[str], time: str) -> str:

@@ -12,12 +12,10 @@ from __future__ import annotations
 import difflib
 import math
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, NamedTuple, final
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from odekit.errors import ProblemError
 from odekit.formulas import check_symbols, parse
@@ -91,6 +89,7 @@ class Equations:
         v' = -4 x
         >>> equations.sympy()["v"]
         -4.0*x
+        >>> import torch
         >>> equations.field()(torch.tensor(0.0), torch.tensor([1.0, 0.5])).tolist()
         [0.5, -4.0]
     """
@@ -269,49 +268,42 @@ class Equations:
         Raises:
             ProblemError: ``y0`` or ``u`` does not fit to the equations.
         """
-        from odekit.solve import solve
+        from odekit.simulation import simulate
 
-        start = y0.detach() if isinstance(y0, Tensor) else torch.as_tensor(np.array(y0, float))
-        times = torch.as_tensor(t, dtype=torch.float64, device=start.device).detach()
-        field = self.field().to(start.device)
-        drive = self._drive(times, u, start)
+        field = self.field()
+        return simulate(field, y0, t, u, solver=solver, rtol=rtol, atol=atol, max_steps=max_steps)
 
-        def slope(s: Tensor, y: Tensor) -> Tensor:
-            return field(s, y, drive)  # type: ignore[no-any-return]
+    def function(self) -> Callable[..., np.ndarray]:
+        """The right-hand side as a plain numpy function, compiled once.
 
-        if start.dim() == 0 or start.shape[-1] != len(self.names):
-            raise ProblemError(
-                f"y0 must have {len(self.names)} components ({', '.join(self.names)}), got shape "
-                f"{tuple(start.shape)}"
-            )
-        with torch.no_grad():
-            return solve(
-                slope,
-                start,
-                times,
-                solver=solver,
-                rtol=rtol,
-                atol=atol,
-                max_steps=max_steps,
-                throw=False,
-            )
+        It is what ``code("python")`` says: ``f(t, y)``, or ``f(t, y, u)`` with inputs, with ``y``
+        of shape ``(d,)`` and a slope ``(d,)`` in float64. For integrators of other packages, such
+        as ``scipy.integrate.solve_ivp``; gradients need `field`.
 
-    def _drive(self, t: Tensor, u: Any, y0: Tensor) -> Any:
-        if u is None and self.inputs:
-            raise ProblemError(
-                f"u: the equations have the inputs {', '.join(self.inputs)}: give u of shape "
-                f"({len(t)}, {len(self.inputs)}), or a function of time"
-            )
-        if u is None or callable(u):
-            return u
-        values = torch.as_tensor(u, dtype=y0.dtype, device=y0.device)
-        values = values[:, None] if values.dim() == 1 else values
-        if values.shape != (len(t), len(self.inputs)) or not bool(values.isfinite().all()):
-            raise ProblemError(
-                f"u must be finite and of shape ({len(t)}, {len(self.inputs)}), a row for each "
-                f"time, got shape {tuple(values.shape)}"
-            )
-        return _interpolant(t, values)
+        Example:
+            >>> decay = Equations(["x"], [Term("x", "x", -2.0)]).function()
+            >>> decay(0.0, [1.5])
+            array([-3.])
+        """
+        from odekit.codegen import compiled
+
+        return compiled(self.code("python"))
+
+    def to_pysindy(self) -> Any:
+        """The same equations as a fitted ``pysindy.SINDy``.
+
+        Its ``predict``, ``simulate``, ``print``, ``coefficients`` and ``equations`` are those of
+        PySINDy with our terms and numbers. The library is a polynomial one where all terms are
+        monomials, otherwise a custom one, which does not pickle.
+
+        Raises:
+            DiscoveryError: a term with time in it, which PySINDy's library does not know.
+            MissingDependencyError, UnknownNameError: PySINDy, or the plugin that knows it, is not
+                installed.
+        """
+        from odekit.registry import create
+
+        return create("postprocessor", "sindy").to_pysindy(self)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write a JSON file that `load` reads back exactly; all of it or nothing."""
@@ -329,16 +321,3 @@ class Equations:
         from odekit.equations_file import read
 
         return read(path)
-
-
-def _interpolant(t: Tensor, values: Tensor) -> Any:
-    """The straight lines through ``(t, values)``: ``(...)`` to ``(..., m)``; ends go on."""
-    order = torch.argsort(t)
-    knots, rows = t[order], values[order]
-
-    def at(s: Tensor) -> Tensor:
-        i = torch.searchsorted(knots, s.detach().contiguous()).clamp(1, len(knots) - 1)
-        share = ((s - knots[i - 1]) / (knots[i] - knots[i - 1])).to(rows.dtype)[..., None]
-        return rows[i - 1] + share * (rows[i] - rows[i - 1])
-
-    return at

@@ -30,7 +30,7 @@ def write(equations: Equations, path: str | os.PathLike[str]) -> None:
     """
     content = {"format": FORMAT, "version": VERSION, **_pack(equations)}
     try:
-        text = json.dumps(_encode(content), indent=1, allow_nan=False, ensure_ascii=False)
+        text = json.dumps(encode(content), indent=1, allow_nan=False, ensure_ascii=False)
     except (TypeError, ValueError) as error:
         raise ProblemError(
             f"diagnostics: {error}: keep to numbers, texts, lists and dicts"
@@ -46,7 +46,7 @@ def read(path: str | os.PathLike[str]) -> Equations:
     """
     text = read_text(path)
     try:
-        content = _decode(json.loads(text))
+        content = decode(json.loads(text))
     except (ValueError, RecursionError) as error:
         raise ProblemError(f"path: {str(path)!r} is not JSON: {error}") from None
     if not isinstance(content, dict) or content.get("format") != FORMAT:
@@ -104,24 +104,25 @@ def _unpack(content: dict[str, Any]) -> Equations:
     )
 
 
-def _encode(value: Any) -> Any:
+def encode(value: Any) -> Any:
     """What JSON can hold: arrays as lists, numpy numbers as Python's, NaN and infinity by name."""
     if isinstance(value, dict):
-        return {str(key): _encode(item) for key, item in value.items()}
+        return {str(key): encode(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_encode(item) for item in value]
+        return [encode(item) for item in value]
     if isinstance(value, np.ndarray | np.generic):
-        return _encode(value.tolist())
+        return encode(value.tolist())
     if isinstance(value, float) and not math.isfinite(value):
         return {"number": repr(value)}
     return value
 
 
-def _decode(value: Any) -> Any:
+def decode(value: Any) -> Any:
+    """What `encode` was given, with lists for arrays and tuples."""
     if isinstance(value, list):
-        return [_decode(item) for item in value]
+        return [decode(item) for item in value]
     if not isinstance(value, dict):
         return value
     if list(value) == ["number"] and value["number"] in ("nan", "inf", "-inf"):
         return float(value["number"])
-    return {key: _decode(item) for key, item in value.items()}
+    return {key: decode(item) for key, item in value.items()}

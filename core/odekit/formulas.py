@@ -325,3 +325,32 @@ class _Reader:
             if not finite:
                 raise self.refuse(node, "is not a finite real number")
         return expression
+
+
+def written(expression: Any) -> str:
+    """Text of a sympy expression, or a number, that `parse` reads back to the last digit.
+
+    Raises:
+        ProblemError: something that has no value as text, or a function that `parse` lacks is
+            refused there.
+
+    Example:
+        >>> import sympy
+        >>> written(0.1 * sympy.Symbol("x", positive=True) ** 2)
+        '0.10000000000000001*x**2'
+    """
+    import sympy
+
+    try:
+        expression = sympy.sympify(expression, strict=True)
+    except sympy.SympifyError:
+        raise ProblemError(
+            f"a formula must be text, a number or a sympy expression, got {expression!r}"
+        ) from None
+    if not isinstance(expression, sympy.Expr):
+        raise ProblemError(f"a formula must be an expression, got {expression}")
+    numbers = {
+        number: sympy.Float(float(number), 17)
+        for number in expression.atoms(sympy.Float, sympy.E.func)
+    }
+    return str(expression.xreplace(numbers))

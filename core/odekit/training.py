@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, Self, final, runtime_checkable
 
@@ -104,11 +104,14 @@ class Fit:
         field: the field that was handed to `fit`, trained in place.
         loss: mean squared residual of the data, each state in units of its standard deviation.
         history: DataFrame, one row per step of the trainer.
+        series: the trajectories it was trained on, which `postprocess` judges equations by; None
+            after `load`, and where they were of several systems.
     """
 
     field: nn.Module
     loss: float
     history: pd.DataFrame
+    series: tuple[TimeSeries, ...] | None = None
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write weights, recipe and history to one file; all of it or nothing.
@@ -218,7 +221,9 @@ def fit(
         )
     chosen = resolve("trainer", choice, Trainer, **options)
     several = list(series) if isinstance(series, list | tuple) else [series]
-    return chosen.fit(field, several)  # type: ignore[no-any-return]
+    found: Fit = chosen.fit(field, several)
+    trajectories = tuple(one for one in several if isinstance(one, TimeSeries))
+    return replace(found, series=trajectories) if len(trajectories) == len(several) else found
 
 
 def check_series(series: Sequence[Any]) -> list[TimeSeries]:

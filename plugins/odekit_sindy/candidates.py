@@ -34,12 +34,19 @@ def largest_size(functions: int) -> int:
 
 
 def best_subsets(
-    gram: np.ndarray, g: np.ndarray, yy: float, largest: int, top: int = 3
+    gram: np.ndarray,
+    g: np.ndarray,
+    yy: float,
+    largest: int,
+    top: int = 3,
+    sign: np.ndarray | None = None,
 ) -> list[tuple[float, Support]]:
     """Candidate supports as ``(residual sum of squares, columns)``.
 
     The ``top`` best of every size up to ``largest`` by enumeration, then the path of backward
-    elimination from all columns down to one. Columns of zeros are left out.
+    elimination from all columns down to one. Columns of zeros are left out. With ``sign (L,)``,
+    1 or -1 where a coefficient's sign is known, the supports whose least squares contradict it
+    are left out too.
     """
     unit, right, _ = normalised(gram, g)
     diagonal = np.diag(gram)
@@ -53,9 +60,15 @@ def best_subsets(
         picked = right[sets]
         c = np.linalg.solve(blocks, picked[:, :, None])[:, :, 0]
         rss = np.maximum(yy - (c * picked).sum(1), 0.0)
+        if sign is not None:
+            fit = (c * sign[sets] >= 0).all(1)
+            sets, rss = sets[fit], rss[fit]
         order = np.argsort(rss, kind="stable")[:top]
         out += [(float(rss[i]), tuple(int(v) for v in sets[i])) for i in order]
-    return out + backward_path(unit, right, yy, [int(v) for v in usable])
+    path = backward_path(unit, right, yy, [int(v) for v in usable])
+    if sign is None:
+        return out + path
+    return out + [(r, s) for r, s in path if (coefficients(gram, g, s) * sign[list(s)] >= 0).all()]
 
 
 def backward_path(
@@ -86,11 +99,13 @@ def coefficients(gram: np.ndarray, g: np.ndarray, support: Support) -> np.ndarra
     return np.asarray(np.linalg.solve(unit + RIDGE * np.eye(len(rows)), right) / length)
 
 
-def best_by_size(a: np.ndarray, y: np.ndarray, most: int = 10) -> dict[int, Support]:
-    """The best support found of each size up to ``most``."""
+def best_by_size(
+    a: np.ndarray, y: np.ndarray, most: int = 10, sign: np.ndarray | None = None
+) -> dict[int, Support]:
+    """The best support found of each size up to ``most``, see `best_subsets` for ``sign``."""
     gram, g, yy = a.T @ a, a.T @ y, float(y @ y)
     best: dict[int, tuple[float, Support]] = {}
-    for rss, support in best_subsets(gram, g, yy, largest_size(a.shape[1]), top=1):
+    for rss, support in best_subsets(gram, g, yy, largest_size(a.shape[1]), top=1, sign=sign):
         k = len(support)
         if k <= most and (k not in best or rss < best[k][0]):
             best[k] = (rss, tuple(sorted(support)))

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 FEWEST = 8
 """Observed values of each state below which nothing can be said."""
 
+SPREAD = 3.0
+"""Standard deviations from zero that a state without data is taken to reach."""
+
 MOST_ROWS = 4000
 """Rows, over all trajectories, above which they are thinned evenly."""
 
@@ -63,6 +66,11 @@ class Dataset:
         return len(self.names)
 
     @property
+    def drives(self) -> tuple[str, ...]:
+        """The inputs without time, which is one of them where formulas need it."""
+        return tuple(name for name in self.inputs if name != self.time)
+
+    @property
     def rows(self) -> int:
         """Rows of all trajectories together."""
         return sum(len(part.t) for part in self.trajectories)
@@ -82,6 +90,19 @@ class Dataset:
         """Standard deviation of each state over everything observed, ``(d,)``."""
         return np.asarray(np.nanstd(self.stacked, axis=0))
 
+    @property
+    def range(self) -> tuple[np.ndarray, np.ndarray]:
+        """Smallest and largest observed value of each state, ``(d,)`` both.
+
+        A state that was never observed spans `SPREAD` on both sides of zero, since its unit is
+        its standard deviation.
+        """
+        low, high = np.full(self.dim, -SPREAD), np.full(self.dim, SPREAD)
+        seen = self.counts > 0
+        low[seen] = np.nanmin(self.stacked[:, seen], axis=0)
+        high[seen] = np.nanmax(self.stacked[:, seen], axis=0)
+        return low, high
+
 
 @dataclass(frozen=True)
 class Scales:
@@ -92,12 +113,13 @@ class Scales:
     time: float = 1.0
 
 
-def gather(series: Any, names: Sequence[str] | None = None) -> Dataset:
+def gather(series: Any, names: Sequence[str] | None = None, *, clock: bool = False) -> Dataset:
     """Check observed data and turn them into arrays.
 
     Args:
         series: one `TimeSeries` or several with the same states.
         names: the states to model; by default all.
+        clock: make time the last input, as it stands in the series.
 
     Raises:
         ProblemError: not time series, different states, or a name that does not exist.
@@ -115,9 +137,12 @@ def gather(series: Any, names: Sequence[str] | None = None) -> Dataset:
     _check_same(several)
     first = several[0]
     columns, chosen = _chosen(tuple(first.names), names)
-    parts = [_trajectory(item, columns, i, len(several)) for i, item in enumerate(several)]
+    parts = [
+        _trajectory(item, columns, i, len(several), clock=clock) for i, item in enumerate(several)
+    ]
     _check_distinct(parts)
     inputs = tuple(first.input_names) if first.u is not None else ()
+    inputs += (first.time_name,) if clock else ()
     dataset = Dataset(tuple(parts), chosen, inputs, time=first.time_name)
     _check_content(dataset)
     return _thinned(dataset)
@@ -170,10 +195,13 @@ def _chosen(
     return [available.index(name) for name in chosen], chosen
 
 
-def _trajectory(item: TimeSeries, columns: list[int], index: int, count: int) -> Trajectory:
+def _trajectory(
+    item: TimeSeries, columns: list[int], index: int, count: int, *, clock: bool = False
+) -> Trajectory:
     t = _array(item.t)
     y = _array(item.y)[:, columns]
     u = _array(item.u) if item.u is not None else np.zeros((len(t), 0))
+    u = np.column_stack([u, t]) if clock else u
     seen = np.isfinite(y).any(axis=1)
     which = f"series[{index}]" if count > 1 else "series"
     if seen.sum() < 2:

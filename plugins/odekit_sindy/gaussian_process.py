@@ -89,10 +89,14 @@ class GaussianProcess:
         return x, dx
 
 
-def fit(series: Sequence[Series]) -> GaussianProcess:
+def fit(series: Sequence[Series], most: float = 1.0) -> GaussianProcess:
     """Fit correlation time, amplitude and noise by maximum evidence, from four starts.
 
     Long trajectories are cut into windows; the hyper-parameters come from a few of them.
+
+    Args:
+        series: one trajectory or several.
+        most: highest noise, in units of the values' standard deviation.
     """
     pooled = float(np.concatenate([part.y for part in series]).mean())
     mean = tuple(float(part.y.mean()) if len(part.y) else pooled for part in series)
@@ -106,7 +110,7 @@ def fit(series: Sequence[Series]) -> GaussianProcess:
     bounds = [
         (np.log(0.7 * step), np.log(max(2 * span, 1.4 * step))),
         (np.log(0.1), np.log(30.0)),
-        (np.log(1e-5), np.log(1.0)),
+        (np.log(1e-5), np.log(most)),
     ]
     best = None
     for length in (span / 20, span / 6):

@@ -58,6 +58,14 @@ class Layout:
         """Number of states ``d``."""
         return int(self.y.shape[1])
 
+    def mean_square(self, square: np.ndarray) -> np.ndarray:
+        """Sums of squared residuals ``(..., d)`` per datum; hidden states take the others' mean."""
+        out = square / np.maximum(self.counts, 1)
+        hidden = self.counts == 0
+        if hidden.any():
+            out[..., hidden] = out[..., ~hidden].mean(-1, keepdims=True)
+        return np.asarray(out)
+
     def starts(self, states: tuple[np.ndarray, ...]) -> np.ndarray:
         """States at the segments' first nodes, ``(d, M)``, from states at the rows."""
         out = np.zeros((self.dim, self.segments))
@@ -72,18 +80,22 @@ class Layout:
 
 
 def arrange(
-    dataset: Dataset, shape: tuple[np.ndarray, ...], intervals: int | None = INTERVALS
+    dataset: Dataset,
+    shape: tuple[np.ndarray, ...],
+    intervals: int | None = INTERVALS,
+    most: int = MOST_SEGMENTS,
 ) -> Layout:
     """Cut the trajectories into segments.
 
     Args:
         dataset: scaled data.
         shape: the noise's shape per trajectory, ``(n, d)``.
-        intervals: intervals per segment, raised where there would be more than
-            `MOST_SEGMENTS`; None keeps each trajectory whole.
+        intervals: intervals per segment, raised where there would be more than ``most``
+            segments; None keeps each trajectory whole.
+        most: number of segments.
     """
     total = sum(len(part.t) - 1 for part in dataset.trajectories)
-    wanted = None if intervals is None else max(intervals, -(-total // MOST_SEGMENTS))
+    wanted = None if intervals is None else max(intervals, -(-total // most))
     cuts: list[tuple[int, int, int]] = []  # trajectory, first row, last row
     for i, part in enumerate(dataset.trajectories):
         count = len(part.t) - 1
@@ -116,7 +128,7 @@ def _fill(
         seen = np.isfinite(part.y[rows])
         y[rows - a, :, s] = np.where(seen, part.y[rows], 0.0)
         weight[rows - a, :, s] = np.where(seen, 1.0 / shape[i][rows], 0.0)
-    low, high = np.nanmin(dataset.stacked, 0), np.nanmax(dataset.stacked, 0)
+    low, high = dataset.range
     used = weight > 0
     return Layout(
         step=step,

@@ -7,7 +7,7 @@ Shapes: ``B`` models, ``k`` terms at most (shorter ones are padded and masked), 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -24,6 +24,7 @@ class Models:
         c: ``(B, k)`` coefficients.
         start: ``(B, d, M)`` state at the start of each segment.
         size: number of library functions ``L``.
+        sign: ``(B, k)``, 1 or -1 where a coefficient's sign is known, else 0; None if none is.
     """
 
     flat: np.ndarray
@@ -31,6 +32,7 @@ class Models:
     c: np.ndarray
     start: np.ndarray
     size: int
+    sign: np.ndarray | None = None
 
     @classmethod
     def of(
@@ -88,7 +90,10 @@ class Models:
     def pick(self, rows: np.ndarray | Sequence[int]) -> Models:
         """The models of these rows."""
         rows = np.asarray(rows, dtype=int)
-        return Models(self.flat[rows], self.used[rows], self.c[rows], self.start[rows], self.size)
+        sign = None if self.sign is None else self.sign[rows]
+        return Models(
+            self.flat[rows], self.used[rows], self.c[rows], self.start[rows], self.size, sign
+        )
 
     def put(self, rows: np.ndarray, other: Models) -> None:
         """Take over coefficients and segment states of ``other`` in these rows."""
@@ -99,9 +104,14 @@ class Models:
         count, d, segments = self.start.shape
         ds = step[:, : segments * d].reshape(count, segments, d).transpose(0, 2, 1)
         start = np.clip(self.start + ds, low[:, None], high[:, None])
-        return Models(
-            self.flat, self.used, self.c + step[:, segments * d :] * self.used, start, self.size
-        )
+        c = self.c + step[:, segments * d :] * self.used
+        return Models(self.flat, self.used, c, start, self.size, self.sign)
+
+    def signed(self, sign: np.ndarray | None) -> Models:
+        """The models with known signs ``(B, k)``; coefficients on the wrong side become zero."""
+        if sign is None:
+            return self
+        return replace(self, c=np.where(sign * self.c < 0, 0.0, self.c), sign=sign)
 
     def widened(self) -> Models:
         """One model with every term of the library present, unused ones at zero."""

@@ -12,30 +12,40 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 
 import numpy as np
 
 from odekit_sindy.budget import Budget
 from odekit_sindy.candidates import Support, best_by_size, choose_size, coefficients, time_blocks
 from odekit_sindy.data import Dataset, Scales, first_scales, scaled
+from odekit_sindy.elimination import Whole, eliminated, hopeless, wanting, wholes
+from odekit_sindy.flows import smooth_by_flow
 from odekit_sindy.layout import arrange
 from odekit_sindy.library import Library
 from odekit_sindy.models import Models
-from odekit_sindy.search import Fitted, Start, SubsetSearch, penalty
+from odekit_sindy.rational import Rational
+from odekit_sindy.rational_search import exchanged, look, promised
+from odekit_sindy.search import AGAIN, Fitted, Start, SubsetSearch
 from odekit_sindy.shooting import FLOOR, Shooting
-from odekit_sindy.smoothing import MARGIN, Samples, Smoothed, smooth
+from odekit_sindy.smoothing import MARGIN, Samples, Smoothed, follow, smooth
 
 Slope = Callable[[np.ndarray, np.ndarray], np.ndarray]
 """A field in numpy: times ``(q,)`` and states ``(q, d)`` to slopes ``(q, d)``."""
 
+Paths = Callable[[np.ndarray, np.ndarray], dict[int, Support]]
+"""Library values ``(q, L)`` and slopes ``(q,)`` to one candidate support of each size."""
+
 AT_NOISE = 1.1
 RESTART = 1.3
 PROMISE = 2.0
-REPLACE = 5.0
+AGREE = 1e-2
 RESTARTS = 2
 SIZES = (2, 3, 6)
 MOST_STARTS = 5
 MOST_COLUMNS = 400
+MOST_WHOLE = 66
+SUSPICIOUS = 0.15
 
 
 @dataclass(frozen=True)
@@ -107,6 +117,11 @@ def run(
     noise: str = "auto",
     floor: float = FLOOR,
     slope: Slope | None = None,
+    smoother: str = "auto",
+    paths: Paths = best_by_size,
+    further: Sequence[Samples] = (),
+    flows: Sequence[str] = ("library",),
+    seed: int = 0,
 ) -> Found:
     """Search for equations behind checked data.
 
@@ -118,17 +133,25 @@ def run(
         floor: smallest noise level relative to a state's standard deviation.
         slope: a trained field in the caller's units, whose slopes along the smoothed states
             give further starts.
+        smoother: one of `odekit_sindy.smoothing.CURVES`, or ``"auto"``.
+        paths: where the starts' supports come from.
+        further: more samples for starts, in the caller's units.
+        flows: smoothers that follow trajectories, some of `odekit_sindy.flows.FLOWS`.
+        seed: of their random numbers.
     """
+    if not waves_resolved(dataset):
+        libraries = [lib for i, lib in enumerate(libraries) if i == 0 or not lib.trig]
     scales = first_scales(dataset)
     models, evidence = smooth(
-        scaled(dataset, scales), noise, lambda share: budget.tell("smoothing", share)
+        scaled(dataset, scales), noise, lambda share: budget.tell("smoothing", share), smoother
     )
-    found = climb(dataset, scales, models[0], evidence, libraries, budget, floor, slope)
+    options = (budget, floor, slope, paths, further, flows, seed)
+    found = climb(dataset, scales, models[0], evidence, libraries, *options)
     if noise == "auto" and not budget.over:
         other = _better_noise(found, models)
         if other is not None:
             rest = libraries[max(found.chosen - 1, 0) :]
-            again = climb(dataset, scales, other, evidence, rest, budget, floor, slope)
+            again = climb(dataset, scales, other, evidence, rest, *options)
             if again.at_noise and again.best.ebic < found.best.ebic:
                 found = again
     budget.tell("search: other starts", 0.0)
@@ -144,6 +167,10 @@ def climb(
     budget: Budget,
     floor: float = FLOOR,
     slope: Slope | None = None,
+    paths: Paths = best_by_size,
+    further: Sequence[Samples] = (),
+    flows: Sequence[str] = (),
+    seed: int = 0,
 ) -> Found:
     """Search rung after rung under one noise model.
 
@@ -156,34 +183,131 @@ def climb(
         budget: time limit and listener.
         floor: smallest noise level.
         slope: a trained field in the caller's units.
+        paths: where the starts' supports come from.
+        further: more samples for starts, in the caller's units.
+        flows: smoothers that follow trajectories.
+        seed: of their random numbers.
     """
+    smoothed, others = smooth_by_flow(scaled(dataset, scales), smoothed, flows, seed)
     unit = characteristic_time(smoothed.samples)
     scales = replace(scales, time=scales.time * unit)
-    samples = replace(smoothed.samples, t=smoothed.samples.t / unit, dx=smoothed.samples.dx * unit)
-    smoothed = replace(smoothed, samples=samples)
+    libraries = [library.at(scales) for library in libraries]
+    smoothed, *others = (_slower(one, unit) for one in (smoothed, *others))
+    samples = smoothed.samples
     sources = [samples] if slope is None else [samples, _of_field(slope, samples, scales)]
+    sources += [_in_units(part, scales) for part in further]
     data = scaled(dataset, scales)
     layout = arrange(data, smoothed.shape)
     noise = np.maximum(smoothed.sigma, floor)
+    smoothings = [smoothed, *_closer(data, smoothed)]
+
+    @cache
+    def whole(i: int) -> list[Whole]:
+        library = libraries[i]
+        if isinstance(library, Rational) or library.size * dataset.dim > MOST_WHOLE:
+            return []
+        return wholes(data, smoothings, library, budget, floor)
+
     rungs: list[Rung] = []
+    ended = False
     for i, library in enumerate(libraries):
         if rungs and (budget.over or library.size * dataset.dim > MOST_COLUMNS):
             break
-        if library.trig and rungs and not waves_resolved(dataset):
-            break
         budget.tell(f"search: {library.name}", i / len(libraries))
+        if isinstance(library, Rational) and rungs:
+            plain = start_models(samples, library, layout.starts(smoothed.states), paths)
+            rungs += _with_fraction(rungs, noise, library, plain)
+            continue
+        if ended:
+            continue
+        found = whole(i)
+        if found:
+            noise = np.maximum(np.minimum(noise, found[0].noise), floor)
+        if i + 1 < len(libraries) and found and hopeless(found[0], whole(i + 1)):
+            continue
+        if rungs and not _worth_a_look(rungs, noise, found, library):
+            ended = True  # except for fractions, of which sums of functions know nothing
+            continue
         search = SubsetSearch(Shooting(layout, library, floor=floor), budget)
         first = layout.starts(smoothed.states)
-        starts = [start for source in sources for start in start_models(source, library, first)]
+        starts = [
+            start for source in sources for start in start_models(source, library, first, paths)
+        ]
+        for flow in others:
+            starts += start_models(flow.samples, library, layout.starts(flow.states), paths)
         if rungs:
             starts.append(_carried(rungs[choose(rungs)], library))
-        rungs.append(first_climb(search, starts))
-        best = rungs[choose(rungs)]
-        if best.reaches(noise, AT_NOISE):
-            following = libraries[i + 1] if i + 1 < len(libraries) else None
-            if following is None or not promising(best, following):
-                break
+        rung = first_climb(search, starts)
+        if isinstance(library, Rational):
+            rung = replace(rung, best=exchanged(search, rung.best, look(search, rung.best)))
+        if found and wanting(search, rung.best, found[0]):
+            rung = second_climb(rung, eliminated(found, search))
+        rungs.append(rung)
     return Found(data, scales, smoothed, evidence, tuple(rungs), choose(rungs), floor)
+
+
+def _worth_a_look(
+    rungs: Sequence[Rung], noise: np.ndarray, found: Sequence[Whole], library: Library
+) -> bool:
+    """Whether another library may do better: the best is off the noise, or chance would do less.
+
+    Args:
+        rungs: what was found so far.
+        noise: noise level of each state.
+        found: fits of the larger library with all of its terms, best first; may be empty.
+        library: the next library.
+    """
+    best = rungs[choose(rungs)]
+    if not best.reaches(noise, AT_NOISE):
+        return True
+    if any(wanting(best.search, best.best, w) for w in found[:1]):
+        return True
+    return promising(best, library, rungs)
+
+
+def _with_fraction(
+    rungs: Sequence[Rung], noise: np.ndarray, library: Rational, starts: Sequence[Start]
+) -> list[Rung]:
+    """The rung of fractions, searched from a model without; none if nothing is to be expected.
+
+    Args:
+        rungs: what was found so far.
+        noise: noise level of each state.
+        library: plain functions and a fraction per equation.
+        starts: for the case that no rung has a best model of plain functions alone.
+    """
+    best = rungs[choose(rungs)]
+    before = best.search.shooting
+    shooting: Shooting[Library] = Shooting(before.layout, library, before.substeps, before.floor)
+    search = SubsetSearch(shooting, best.search.budget)
+    plain = [r for r in rungs if len(_carried(r, library).support) == len(r.best.support)]
+    if plain:
+        carried = _carried(plain[choose(plain)], library)
+        first = search.judge(search.as_models([carried]))[0]
+    else:
+        first = search.polish(search.resolved(search.fit_starts(starts)[0]), (10.0, 100.0))
+    view = look(search, first)
+    if best.reaches(noise, AT_NOISE):
+        gain = promised(search, first, view, PROMISE)
+        # The linearised score of a fraction is rough, so it may fall somewhat short of the best.
+        if gain <= PROMISE or first.ebic - gain > best.best.ebic + AGAIN:
+            return []
+    return [Rung(search, exchanged(search, first, view))]
+
+
+def _closer(data: Dataset, smoothed: Smoothed) -> list[Smoothed]:
+    """The data smoothed less, where the smoother takes much of what it sees for noise."""
+    if smoothed.smoother != "gp" or np.all(smoothed.sigma < SUSPICIOUS):
+        return []
+    return [follow(data, smoothed, SUSPICIOUS)]
+
+
+def second_climb(rung: Rung, starts: Sequence[Start]) -> Rung:
+    """Climb once more, from other starts, and keep the better model."""
+    search = rung.search
+    fitted = search.fit_starts(starts)
+    again = search.climb(search.polish(search.resolved(fitted[0]), (10.0, 100.0)))
+    return rung if rung.best.ebic <= again.ebic else replace(rung, best=again)
 
 
 def waves_resolved(dataset: Dataset) -> bool:
@@ -201,21 +325,15 @@ def waves_resolved(dataset: Dataset) -> bool:
 
 
 def choose(rungs: Sequence[Rung]) -> int:
-    """The answer's rung: a later one replaces an earlier one only if EBIC falls by `REPLACE`."""
-    chosen = 0
-    for i, rung in enumerate(rungs):
-        if rung.best.ebic < rungs[chosen].best.ebic - REPLACE:
-            chosen = i
-    return chosen
+    """The rung whose best model has the lowest EBIC; the lower one of two that agree."""
+    values = [rung.best.ebic for rung in rungs]
+    return next(i for i, value in enumerate(values) if value <= min(values) + AGREE)
 
 
 def first_climb(search: SubsetSearch, starts: Sequence[Start]) -> Rung:
     """Fit all starts, set the substeps, and climb from the best."""
-    shooting = search.shooting
     fitted = search.fit_starts(starts)
-    first = search.as_models(fitted[:1])
-    shooting.substeps = shooting.choose_substeps(first, fitted[0].rms[None])
-    best = search.climb(search.polish(fitted[0], (10.0, 100.0)))
+    best = search.climb(search.polish(search.resolved(fitted[0]), (10.0, 100.0)))
     return Rung(search, best, tuple(fitted[1:]))
 
 
@@ -226,7 +344,8 @@ def restarted(found: Found, budget: Budget) -> Found:
         for other in rung.others[:RESTARTS]:
             if rungs[choose(rungs)].reaches(found.noise, RESTART) or budget.over:
                 break
-            again = rung.search.climb(rung.search.polish(other, (10.0, 100.0)))
+            search = rung.search
+            again = search.climb(search.polish(search.resolved(other), (10.0, 100.0)))
             if again.ebic < rungs[i].best.ebic:
                 rungs[i] = replace(rungs[i], best=again)
     return replace(found, rungs=tuple(rungs), chosen=choose(rungs))
@@ -237,6 +356,20 @@ def _of_field(slope: Slope, samples: Samples, scales: Scales) -> Samples:
     return replace(samples, dx=dx * scales.time / scales.state)
 
 
+def _slower(smoothed: Smoothed, unit: float) -> Smoothed:
+    samples = smoothed.samples
+    return replace(smoothed, samples=replace(samples, t=samples.t / unit, dx=samples.dx * unit))
+
+
+def _in_units(samples: Samples, scales: Scales) -> Samples:
+    return Samples(
+        samples.t / scales.time,
+        samples.x / scales.state,
+        samples.dx * scales.time / scales.state,
+        samples.u / scales.input,
+    )
+
+
 def characteristic_time(samples: Samples) -> float:
     """Median of ``|x| / |x'|`` over all states and samples."""
     slope = np.abs(samples.dx)
@@ -245,27 +378,42 @@ def characteristic_time(samples: Samples) -> float:
     return value if np.isfinite(value) and value > 0 else 1.0
 
 
-def start_models(samples: Samples, library: Library, start: np.ndarray) -> list[Start]:
+def start_models(
+    samples: Samples, library: Library, start: np.ndarray, paths: Paths = best_by_size
+) -> list[Start]:
     """Supports from least squares of slopes on the library: size by cross-validation, and fixed.
 
     Args:
         samples: states and slopes.
         library: candidate functions.
         start: segment states ``(d, M)``.
+        paths: candidate supports of each size.
     """
+    if isinstance(library, Rational):
+        plain = start_models(samples, library.plain, start, paths)
+        return [replace(s, support=library.embed(s.support, library.plain)) for s in plain]
     a = library.evaluate(np.concatenate([samples.x, samples.u], axis=1).T).T
     blocks = time_blocks(len(samples.x))
-    paths = [best_by_size(a, y) for y in samples.dx.T]
-    cv = [choose_size(a, y, p, blocks) for p, y in zip(paths, samples.dx.T, strict=True)]
+    rules = library.rules
+    if rules is None:
+        found = [paths(a, y) for y in samples.dx.T]
+        cv = [choose_size(a, y, p, blocks) for p, y in zip(found, samples.dx.T, strict=True)]
+    else:
+        found = rules.paths(a, samples.dx, paths)
+        cv = rules.sizes(a, samples.dx, found, blocks)
     out: dict[Support, Start] = {}
-    for sizes in [cv, *([k] * len(paths) for k in SIZES)]:
+    for sizes in [cv, *([k] * len(found) for k in SIZES)]:
         support: list[int] = []
         values: list[float] = []
-        for j, (path, k) in enumerate(zip(paths, sizes, strict=True)):
+        for j, (path, k) in enumerate(zip(found, sizes, strict=True)):
             chosen = path[_nearest(path, k)]
             y = samples.dx[:, j]
             support += [j * library.size + i for i in chosen]
-            values += list(coefficients(a.T @ a, a.T @ y, chosen))
+            if rules is None:
+                values += list(coefficients(a.T @ a, a.T @ y, chosen))
+        if rules is not None:
+            whole, c = rules.start(a, samples.dx, support)
+            support, values = list(whole), list(c)
         out.setdefault(tuple(support), Start(tuple(support), np.array(values), start))
     return list(out.values())[:MOST_STARTS]
 
@@ -275,15 +423,30 @@ def _nearest(path: dict[int, Support], size: int) -> int:
 
 
 def _carried(rung: Rung, library: Library) -> Start:
-    """The best model of an earlier rung as a start in a larger library."""
-    support = library.embed(rung.best.support, rung.library)
-    order = [library.embed((q,), rung.library)[0] for q in rung.best.support]
-    values = dict(zip(order, rung.best.c, strict=True))
+    """The best model of an earlier rung as a start in another library, as far as it has it."""
+    values: dict[int, float] = {}
+    for q, value in zip(rung.best.support, rung.best.c, strict=True):
+        for p in library.embed((q,), rung.library):
+            values[p] = value * library.conversion(p, q, rung.library)
+    support = tuple(sorted(values))
     return Start(support, np.array([values[q] for q in support]), rung.best.start)
 
 
-def promising(rung: Rung, library: Library) -> bool:
-    """Whether the linearised problem of a larger library promises a much better model."""
+def promising(rung: Rung, library: Library, rungs: Sequence[Rung] = ()) -> bool:
+    """Whether the linearised problem of another library promises a much better model.
+
+    Args:
+        rung: with the best model so far.
+        library: a larger one, or one that lacks functions of that model; then the problem is
+            linearised at the last model of which it has all.
+        rungs: earlier ones.
+    """
+    before = rung.best.ebic
+    if len(_carried(rung, library).support) < len(rung.best.support):
+        nested = [r for r in rungs if len(_carried(r, library).support) == len(r.best.support)]
+        if not nested:
+            return False
+        rung = nested[-1]
     shooting = rung.search.shooting
     wider = Shooting(shooting.layout, library, shooting.substeps, shooting.floor)
     start = _carried(rung, library)
@@ -294,8 +457,8 @@ def promising(rung: Rung, library: Library) -> bool:
     if not proposals:
         return False
     now = linear.residual(fitted.support) / linear.variance
-    price = penalty(shooting.layout, rung.library.size)
-    gain = now + price * len(fitted.support) - proposals[0][0]
+    gain = now + search.price(fitted.support) - proposals[0][0]
+    gain += before - rung.best.ebic
     return bool(gain > PROMISE)
 
 
@@ -309,6 +472,8 @@ def _better_noise(found: Found, models: Sequence[Smoothed]) -> Smoothed | None:
     rung = found.rungs[found.chosen]
     layout = rung.search.shooting.layout
     best = rung.best
+    if np.all(best.rms < found.floor):
+        return None  # there is no noise to speak of
     nodes, _ = rung.search.shooting.integrate(
         Models.of([best.support], [best.c], [best.start], rung.library.size)
     )
@@ -316,14 +481,17 @@ def _better_noise(found: Found, models: Sequence[Smoothed]) -> Smoothed | None:
     y = found.dataset.stacked
     seen = np.isfinite(y)
     size = np.sqrt(states**2 + (0.03 * np.abs(states).max(0)) ** 2)
-    additive, proportional = (_log_likelihood(y - states, h, seen) for h in (1.0, size))
-    now_additive = found.smoothed.kind == "additive"
-    if now_additive and proportional > additive + MARGIN:
-        others = [m for m in models if m.kind != "additive"]
-        return max(others, key=lambda m: m.evidence, default=None)
-    if not now_additive and additive > proportional + MARGIN:
-        return next((m for m in models if m.kind == "additive"), None)
-    return None
+    likely = {
+        "additive": _log_likelihood(y - states, 1.0, seen),
+        "multiplicative": _log_likelihood(y - states, size, seen),
+    }
+    if bool((y[seen] > 0).all() and (states[seen] > 0).all()):
+        logs = np.log(np.where(seen, y, 1.0)), np.log(np.where(seen, states, 1.0))
+        likely["log-normal"] = _log_likelihood(logs[0] - logs[1], 1.0, seen) - logs[0].sum()
+    kinds = {model.kind: model for model in models}
+    kind = max((k for k in likely if k in kinds), key=likely.__getitem__)
+    now = likely.get(found.smoothed.kind, -np.inf)
+    return kinds[kind] if likely[kind] > now + MARGIN else None
 
 
 def _log_likelihood(error: np.ndarray, shape: np.ndarray | float, seen: np.ndarray) -> float:

@@ -30,6 +30,7 @@ class Final:
         covariance: of ``c``, ``(k, k)``.
         condition: condition number of the coefficients' columns in trajectory space, each of
             unit length.
+        start: segment states, ``(d, M)``.
         states: fitted states at the rows of each trajectory, ``(n, d)``.
         rms: residual over the noise's shape, ``(d,)``.
         gap: root mean square gap between segments, ``(d,)``.
@@ -40,6 +41,7 @@ class Final:
     c: np.ndarray
     covariance: np.ndarray
     condition: float
+    start: np.ndarray
     states: tuple[np.ndarray, ...]
     rms: np.ndarray
     gap: np.ndarray
@@ -49,14 +51,13 @@ class Final:
 def finish(shooting: Shooting[Library], fitted: Fitted) -> Final:
     """Fit once more with nearly closed gaps and fine steps; drop what contributes nothing."""
     fine = Shooting(shooting.layout, shooting.dynamics, shooting.substeps, shooting.floor)
-    models = Models.of([fitted.support], [fitted.c], [fitted.start], shooting.dynamics.size)
+    models = _model(shooting, fitted.support, fitted.c, fitted.start)
     fine.substeps = fine.choose_substeps(models, fitted.rms[None], share=0.01)
     models = _tight(fine, models)
     kept = _contributing(fine, models)
     if len(kept) < len(fitted.support):
         at = [models.support(0).index(q) for q in kept]
-        models = Models.of([kept], [models.c[0, at]], [models.start[0]], models.size)
-        models = _tight(fine, models)
+        models = _tight(fine, _model(shooting, kept, models.c[0, at], models.start[0]))
     covariance, condition = uncertainty(fine, models)
     nodes, _ = fine.integrate(models)
     rss, gaps = fine.statistics(models)
@@ -66,11 +67,20 @@ def finish(shooting: Shooting[Library], fitted: Fitted) -> Final:
         models.values(0),
         covariance,
         condition,
+        models.start[0],
         shooting.layout.at_rows(nodes[:, 0]),
-        np.sqrt(rss[0] / shooting.layout.counts),
+        np.sqrt(shooting.layout.mean_square(rss[0])),
         np.sqrt(gaps[0] / joints),
         fine.substeps,
     )
+
+
+def _model(
+    shooting: Shooting[Library], support: Support, c: np.ndarray, start: np.ndarray
+) -> Models:
+    models = Models.of([support], [c], [start], shooting.dynamics.size)
+    rules = shooting.dynamics.rules
+    return models if rules is None else models.signed(rules.signs(models))
 
 
 def _tight(shooting: Shooting[Library], models: Models) -> Models:
@@ -85,28 +95,32 @@ def _contributing(shooting: Shooting[Library], models: Models) -> Support:
     lay = shooting.layout
     x = np.concatenate(lay.at_rows(nodes[:, 0]))
     u = np.concatenate(lay.at_rows(lay.inputs))
-    theta = shooting.dynamics.evaluate(np.concatenate([x, u], axis=1).T)
-    size = np.sqrt((theta**2).mean(1))
     support = models.support(0)
-    return tuple(support[i] for i in contributing(support, models.c[0], size))
+    points = np.concatenate([x, u], axis=1).T
+    kept = contributing(shooting.dynamics, support, models.values(0), points)
+    return tuple(support[i] for i in kept)
 
 
-def contributing(support: Support, c: np.ndarray, size: np.ndarray) -> list[int]:
+def contributing(
+    library: Library, support: Support, c: np.ndarray, points: np.ndarray
+) -> list[int]:
     """Positions of the terms whose share of their equation's largest term is not negligible.
 
     Args:
+        library: of the terms; by its rules, forced and shared terms stay whatever their share.
         support: flat indices.
         c: their coefficients.
-        size: root mean square of each library function, ``(L,)``.
+        points: states and inputs, ``(v, M)``.
     """
-    flat = np.array(support, dtype=int)
-    share = np.abs(c) * size[flat % len(size)]
-    equation = flat // len(size)
-    return [
+    share, rules = library.shares(support, c, points), library.rules
+    equation = np.array(support, dtype=int) // library.size
+    kept = [
         i
         for i, value in enumerate(share)
         if value >= NEGLIGIBLE * share[equation == equation[i]].max()
+        or (rules is not None and rules.protected(support[i]))
     ]
+    return library.completed(support, kept)
 
 
 def uncertainty(shooting: Shooting[Library], models: Models) -> tuple[np.ndarray, float]:
@@ -115,6 +129,8 @@ def uncertainty(shooting: Shooting[Library], models: Models) -> tuple[np.ndarray
     Columns are scaled to unit length before the inversion; without that, the covariance of
     badly scaled problems comes out absurdly small.
     """
+    if not models.used.any():
+        return np.zeros((0, 0)), 1.0
     lay = shooting.layout
     r, jac = shooting.dense(models, shooting.noise(models), 1000.0)
     n_state = lay.dim * lay.segments

@@ -22,6 +22,15 @@ from torch import Tensor, nn
 import odekit
 from odekit import DiscoveryError, Field, IncompatibleError, Solution, VectorField
 
+FIELD_ALONE = (
+    "The number of terms was judged by the field alone, whose flaws look like small terms: "
+    "give the data too, with series=."
+)
+"""Said where there were no data, unless the equations are the field itself."""
+
+ITSELF = 1e-3
+"""Relative difference below which equations are the field itself, and no description of it."""
+
 
 @dataclass(frozen=True)
 class Trace:

@@ -33,6 +33,9 @@ CHUNK = 8
 GAIN = 1e-6
 FAR = 0.3
 AGAIN = 20.0
+STEP = 5.0
+"""Price of a higher rung: models of the next one are held to be a dozen times less likely."""
+
 HOPELESS = 60.0
 """Linearised score above the best candidate's beyond which none is verified."""
 
@@ -95,33 +98,34 @@ def is_far(fitted: Fitted) -> bool:
     return bool(np.any(fitted.rms > FAR))
 
 
-def penalty(layout: Layout, size: int) -> float:
-    """What one term costs: ``log N + 2 log L``."""
-    return float(np.log(layout.counts.sum()) + 2 * np.log(size))
+def prices(layout: Layout, library: Library) -> np.ndarray:
+    """What each term costs, ``(d L,)``: ``log N + 2 log`` of the functions it competes with.
+
+    A function competes with those of the smallest library of its kind that holds it, so a model
+    costs the same on every rung, and a library's size is paid for only by the terms that need it.
+    """
+    each = np.log(layout.counts.sum()) + 2 * np.log(library.crowd)
+    return np.tile(each, layout.dim)
 
 
 def ebic(
-    layout: Layout,
-    size: int,
-    rss: np.ndarray,
-    gaps: np.ndarray,
-    terms: int,
-    floor: float = FLOOR,
+    layout: Layout, rss: np.ndarray, gaps: np.ndarray, price: float, floor: float = FLOOR
 ) -> float:
     """The criterion of one model.
 
     Args:
         layout: the data.
-        size: number of library functions.
         rss: squared residuals over the noise's shape, ``(d,)``.
         gaps: squared gaps between segments, ``(d,)``.
-        terms: number of terms in all equations.
+        price: of its terms together.
         floor: smallest noise level.
     """
-    counts = layout.counts
-    v = rss / counts + floor**2 + 10 * gaps / counts
-    fit = float((counts * np.log(v)).sum()) + 2 * layout.log_shape
-    return fit + terms * penalty(layout, size)
+    seen = layout.counts > 0
+    counts = layout.counts[seen]
+    # Gaps in a hidden state are paid for by those that were observed.
+    gaps = gaps[seen] + gaps[~seen].sum()
+    v = rss[seen] / counts + floor**2 + 10 * gaps / counts
+    return float((counts * np.log(v)).sum()) + 2 * layout.log_shape + price
 
 
 class SubsetSearch:
@@ -136,11 +140,29 @@ class SubsetSearch:
         self.shooting = shooting
         self.budget = budget
         self.visited: dict[Support, Fitted] = {}
+        self.prices = prices(shooting.layout, shooting.dynamics)
+        self._starts = int((~shooting.layout.linked).sum())
 
     @property
     def size(self) -> int:
         """Number of library functions."""
         return self.shooting.dynamics.size
+
+    def price(self, support: Support) -> float:
+        """What the terms of a model cost together.
+
+        With few data a term that means nothing lowers ``N log rss`` by ``N / (N - k)`` on average
+        instead of one, ``k`` numbers being fitted to a state's ``N``; prices rise by as much.
+        Every rung of the ladder that a model climbs costs `STEP` once.
+        """
+        flat = np.asarray(support, dtype=int)
+        dim = self.shooting.layout.dim
+        each = np.bincount(flat // self.size, self.prices[flat], dim)
+        fitted = np.bincount(flat // self.size, minlength=dim) + self._starts + 1
+        counts = np.maximum(self.shooting.layout.counts, 1)
+        free = np.maximum(counts - fitted, counts / 4)
+        climbed = int(self.shooting.dynamics.level[flat % self.size].max(initial=0))
+        return float((each * counts / free).sum()) + STEP * climbed
 
     def fit_starts(self, starts: Sequence[Start]) -> list[Fitted]:
         """Fit all starts side by side from loose to tight, and sort them by EBIC."""
@@ -152,7 +174,7 @@ class SubsetSearch:
         sigma = self.shooting.noise(models)
         for tightness in (10.0, 100.0):
             models = self.shooting.fit(models, sigma, tightness, 15)
-        return sorted(self._judge(models), key=lambda fitted: fitted.ebic)
+        return sorted(self.judge(models), key=lambda fitted: fitted.ebic)
 
     def climb(self, fitted: Fitted) -> Fitted:
         """Rounds of linearise, propose, verify and accept, until nothing lowers EBIC."""
@@ -161,17 +183,25 @@ class SubsetSearch:
             better = self._round(fitted, tried)
             if better is None:
                 break
-            fitted = self.polish(better)
+            fitted = self.polish(self.resolved(better))
             if self.budget.over:
                 break
         return fitted
+
+    def resolved(self, fitted: Fitted) -> Fitted:
+        """The fit, after the number of substeps was chosen anew for it."""
+        before = self.shooting.substeps
+        models = self.as_models([fitted])
+        after = self.shooting.choose_substeps(models, fitted.rms[None])
+        self.shooting.substeps = after
+        return fitted if after == before else self.judge(models)[0]
 
     def polish(self, fitted: Fitted, tightness: Sequence[float] = (100.0,)) -> Fitted:
         """Weights from the model's own residuals, and a refit."""
         models = self.as_models([fitted])
         for w in tightness:
             models = self.shooting.fit(models, self.shooting.noise(models), w, 10)
-        polished = self._judge(models)[0]
+        polished = self.judge(models)[0]
         return polished if polished.ebic <= fitted.ebic else fitted
 
     def _round(self, fitted: Fitted, tried: dict[Support, float]) -> Fitted | None:
@@ -202,32 +232,43 @@ class SubsetSearch:
         wide = self.as_models([fitted]).widened()
         r, jac = self.shooting.dense(wide, fitted.sigma[None], 100.0)
         n_state = layout.dim * layout.segments
+        rules = self.shooting.dynamics.rules
+        if rules is not None:
+            jac[:, n_state:][:, ~rules.allowed.reshape(-1)] = 0.0
         q, _ = np.linalg.qr(jac[:, :n_state])
         a = jac[:, n_state:] - q @ (q.T @ jac[:, n_state:])
         a[:, vanished((a**2).sum(0), (jac[:, n_state:] ** 2).sum(0))] = 0.0
         r = r - q @ (q.T @ r)
         y = a @ wide.c[0] - r
-        dof = max(int(layout.counts.sum()) - n_state - len(fitted.support), 1)
+        # In units of the noise level, floor included: what lies below the floor is no news.
+        dof = max(len(r) - n_state - len(fitted.support), 1)
         active = a[:, list(fitted.support)]
         unit = active / np.maximum(np.linalg.norm(active, axis=0), 1e-300)
         condition = float(np.linalg.cond(unit)) if unit.size else 1.0
-        return Linear(a.T @ a, a.T @ y, float(y @ y), max(float(r @ r) / dof, 1e-12), condition)
+        return Linear(a.T @ a, a.T @ y, float(y @ y), max(float(r @ r) / dof, 1.0), condition)
 
     def propose(self, support: Support, linear: Linear) -> list[tuple[float, Support]]:
         """Supports that differ in one equation, with their linearised score, best first."""
         size = self.size
         layout = self.shooting.layout
-        price = penalty(layout, size)
+        rules = self.shooting.dynamics.rules
         out: dict[Support, float] = {}
         for j in range(layout.dim):
-            mine = np.arange(j * size, (j + 1) * size)
-            others = [q for q in support if q // size != j]
+            mine = j * size + (np.arange(size) if rules is None else rules.free(j))
+            if not len(mine):
+                continue
+            place = {int(q): i for i, q in enumerate(mine)}
+            others = [q for q in support if q not in place]
             gram, right, square = project_out(linear, mine, others)
-            now = tuple(q % size for q in support if q // size == j)
-            for s in _neighbourhood(gram, right, square, now, size):
+            now = tuple(place[q] for q in support if q in place)
+            sign = None if rules is None or not rules.sign.any() else rules.sign.reshape(-1)[mine]
+            empty = rules is not None and rules.may_be_empty(j)
+            for s in _neighbourhood(gram, right, square, now, len(mine), sign, empty=empty):
                 rss = residual(gram, right, square, s)
-                whole = tuple(sorted([*others, *(j * size + i for i in s)]))
-                out[whole] = rss / linear.variance + price * len(whole)
+                whole = tuple(sorted([*others, *(int(mine[i]) for i in s)]))
+                one = self.shooting.dynamics.canonical(whole)
+                if one is not None:
+                    out[one] = rss / linear.variance + self.price(one)
         out.pop(support, None)
         return sorted((score, s) for s, score in out.items())
 
@@ -242,23 +283,26 @@ class SubsetSearch:
             models = self.shooting.fit(models, sigma, 1.0, 8)
         for tightness in (10.0, 100.0):
             models = self.shooting.fit(models, sigma, tightness, 8)
-        return self._judge(models)
+        return self.judge(models)
 
     def as_models(self, starts: Sequence[Start] | Sequence[Fitted]) -> Models:
         """These models side by side."""
-        return Models.of(
+        models = Models.of(
             [s.support for s in starts], [s.c for s in starts], [s.start for s in starts], self.size
         )
+        rules = self.shooting.dynamics.rules
+        return models if rules is None else models.signed(rules.signs(models))
 
-    def _judge(self, models: Models) -> list[Fitted]:
+    def judge(self, models: Models) -> list[Fitted]:
         """Score every model, and remember the best fit of each support."""
         layout = self.shooting.layout
         rss, gaps = self.shooting.statistics(models)
+        rss[~self.shooting.dynamics.admits(models)] = np.inf
         out = []
         for b in range(len(models)):
             support = models.support(b)
-            rms = np.sqrt(rss[b] / layout.counts)
-            value = ebic(layout, self.size, rss[b], gaps[b], len(support), self.shooting.floor)
+            rms = np.sqrt(layout.mean_square(rss[b]))
+            value = ebic(layout, rss[b], gaps[b], self.price(support), self.shooting.floor)
             found = Fitted(
                 support,
                 models.values(b),
@@ -301,12 +345,25 @@ def vanished(after: np.ndarray, before: np.ndarray) -> np.ndarray:
 
 
 def _neighbourhood(
-    gram: np.ndarray, right: np.ndarray, square: float, now: Support, size: int
+    gram: np.ndarray,
+    right: np.ndarray,
+    square: float,
+    now: Support,
+    size: int,
+    sign: np.ndarray | None = None,
+    *,
+    empty: bool = False,
 ) -> set[Support]:
-    """Best subsets, backward path, and all drops, additions and swaps of ``now``."""
-    sets = {tuple(sorted(s)) for _, s in best_subsets(gram, right, square, largest_size(size))}
+    """Best subsets, backward path, and all drops, additions and swaps of ``now``.
+
+    With known signs only those whose least squares respect them; the empty one if it may be.
+    """
+    subsets = best_subsets(gram, right, square, largest_size(size), sign=sign)
+    sets = {tuple(sorted(s)) for _, s in subsets}
     rest = [q for q in range(size) if q not in now]
     drops = [tuple(x for x in now if x != q) for q in now]
     sets |= {s for s in drops if s}
     sets |= {tuple(sorted((*s, p))) for s in [now, *drops] for p in rest}
-    return sets
+    if sign is not None:
+        sets = {s for s in sets if (coefficients(gram, right, s) * sign[list(s)] >= 0).all()}
+    return sets | {()} if empty else sets

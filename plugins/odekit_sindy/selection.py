@@ -5,27 +5,36 @@ no longer pays: each has to halve the squared residual at least, and to do bette
 the number of independent observations. `Normalised` lets one of PySINDy's own optimizers work on
 columns and slopes of unit size, so that a threshold means a share of the slope.
 
-Both work on averages along trajectories, see `averaging`. PySINDy is imported here, and only
-here, at module level: import this module when it is needed.
+Both work on averages along trajectories, see `averaging`.
+
+`supports_of` makes any optimizer a source of candidate supports for the search of `pipeline`,
+which then decides by trajectories. Best subsets are the better source wherever they can be
+enumerated; greedy and thresholding optimizers are there for comparison.
+
+PySINDy is imported here, and only here, at module level: import this module when it is needed.
 
 Shapes: ``x (n, L)`` library values, ``y (n, d)`` slopes, ``coef_ (d, L)``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
 from typing import Any, final
 
 import numpy as np
-from pysindy.optimizers import SR3, SSR, STLSQ
+from pysindy.optimizers import FROLS, SR3, SSR, STLSQ
 from pysindy.optimizers.base import BaseOptimizer
 
 from odekit_sindy.averaging import Averaging
-from odekit_sindy.candidates import best_by_size, coefficients
+from odekit_sindy.candidates import Support, best_by_size, coefficients, residual
 
 HALF = float(np.log(2.0))
 NUMERICAL = 1e-11
 """Squared residual, relative to the squared slopes, that counts as none."""
+
+THRESHOLDS = np.logspace(-3, 0, 25)
+"""Thresholds that are tried one after another, as shares of the slope's size."""
 
 
 @final
@@ -123,3 +132,77 @@ def _averaged(averaging: Averaging, values: np.ndarray) -> np.ndarray:
 def _size(values: np.ndarray) -> np.ndarray:
     size = np.sqrt((values**2).mean(0))
     return np.where(size > 0, size, 1.0)
+
+
+def supports_of(
+    optimizer: Any, most: int = 10
+) -> Callable[[np.ndarray, np.ndarray], dict[int, Support]]:
+    """The supports that an optimizer visits, as candidates: the best of each size.
+
+    The optimizer sees columns and slopes of root mean square one, and is run along `THRESHOLDS`
+    where it has a threshold; of those that go step by step, every step counts.
+
+    Args:
+        optimizer: ``"stlsq"``, ``"sr3"``, ``"ssr"``, ``"frols"``, or an optimizer of PySINDy,
+            whose other settings are kept.
+        most: largest size.
+
+    Returns:
+        A function of library values ``(q, L)`` and slopes ``(q,)``.
+    """
+
+    def path(a: np.ndarray, y: np.ndarray) -> dict[int, Support]:
+        unit, slope = a / _size(a), y / float(_size(y))
+        gram, right, square = unit.T @ unit, unit.T @ slope, float(slope @ slope)
+        best: dict[int, tuple[float, Support]] = {}
+        for support in sorted(set(_visited(optimizer, unit, slope))):
+            k = len(support)
+            if not 0 < k <= most:
+                continue
+            rss = residual(gram, right, square, support)
+            if k not in best or rss < best[k][0]:
+                best[k] = (rss, support)
+        # An optimizer that drops everything still has to say where the search begins.
+        return {k: best[k][1] for k in sorted(best)} or best_by_size(unit, slope, 1)
+
+    return path
+
+
+def _visited(optimizer: Any, a: np.ndarray, y: np.ndarray) -> Iterator[Support]:
+    for each in _configured(optimizer, a.shape[1]):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # a path of thresholds goes too far by intention
+            each.fit(a, y[:, None])
+        for coef in (each.coef_, *getattr(each, "history_", ())):
+            row = np.asarray(coef)
+            if row.size == a.shape[1]:
+                yield tuple(int(i) for i in np.flatnonzero(row))
+
+
+def _configured(optimizer: Any, columns: int) -> list[Any]:
+    """Unfitted copies of an optimizer, one for each threshold."""
+    from sklearn.base import clone
+
+    if optimizer == "ssr":
+        return [SSR(alpha=1e-8, max_iter=columns)]
+    if optimizer == "frols":
+        return [FROLS(alpha=1e-8)]
+    if isinstance(optimizer, str):
+        first = {"stlsq": STLSQ(alpha=1e-8), "sr3": SR3(max_iter=1000, tol=1e-8)}
+        optimizer = first[optimizer]
+    for key in optimizer.get_params():
+        name = key.split("__")[-1]
+        if name == "threshold":
+            return [_with(optimizer, key, float(v)) for v in THRESHOLDS]
+        if name == "reg_weight_lam":
+            return [_with(optimizer, key, SR3.calculate_l0_weight(v, 1.0)) for v in THRESHOLDS]
+    return [clone(optimizer)]
+
+
+def _with(optimizer: Any, key: str, value: float) -> Any:
+    """An unfitted copy with another setting."""
+    from sklearn.base import clone
+
+    copy = clone(optimizer)
+    copy.set_params(**{key: float(value)})
+    return copy

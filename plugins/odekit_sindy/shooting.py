@@ -24,6 +24,7 @@ import numpy as np
 from odekit_sindy.dynamics import Dynamics
 from odekit_sindy.layout import Layout
 from odekit_sindy.models import Models
+from odekit_sindy.rules import signed_step
 
 D = TypeVar("D", bound=Dynamics)
 
@@ -104,7 +105,7 @@ class Shooting(Generic[D]):
     def noise(self, models: Models) -> np.ndarray:
         """Noise level per model and state from the residuals, ``(B, d)``."""
         rss, _ = self.statistics(models)
-        return np.asarray(np.sqrt(rss / self.layout.counts + self.floor**2))
+        return np.asarray(np.sqrt(self.layout.mean_square(rss) + self.floor**2))
 
     def normal(self, models: Models, sigma: np.ndarray, tightness: float) -> Normal:
         """Gauss-Newton equations at the models.
@@ -135,12 +136,13 @@ class Shooting(Generic[D]):
         models = models.pick(range(len(models)))
         count = len(models)
         lam, tries, taken = np.full(count, 1e-3), np.zeros(count, int), np.zeros(count, int)
-        now = self.normal(models, sigma, tightness)
-        cost, h, g = now.cost.copy(), now.h.copy(), now.g.copy()
+        first = self.normal(models, sigma, tightness)
+        cost, h, g = first.cost.copy(), first.h.copy(), first.g.copy()
         alive = np.arange(count)
         while len(alive):
-            step = damped_step(h[alive], g[alive], lam[alive])
-            trial = models.pick(alive).moved(step, self.layout.low, self.layout.high)
+            now = models.pick(alive)
+            step = signed_step(damped_step, now, h[alive], g[alive], lam[alive])
+            trial = now.moved(step, self.layout.low, self.layout.high)
             new = self.normal(trial, sigma[alive], tightness)
             better = new.cost < cost[alive]
             won, lost = alive[better], alive[~better]

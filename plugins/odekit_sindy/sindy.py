@@ -3,8 +3,8 @@
 States come from the solutions and slopes from the field itself, never from differences, so the
 noise of the data is no longer in play; what remains is the error of the field, which averaging
 along the trajectories reduces. Sampling stays *on* the trajectories, because a trained field is
-arbitrary beside them. To judge structures by their trajectories against the data, and for error
-bars that know the noise, use ``odekit.discover`` on the data.
+arbitrary beside them. A regression cannot tell a small term from a flaw of the field, though: where
+there are data, give them, and the field only proposes terms to `odekit_sindy.discovery`.
 
 Shapes: every sample of every solution is a trace ``t (n,)``, ``y (n, d)``.
 Units: those of the solutions.
@@ -27,14 +27,17 @@ from odekit import (
     DiscoveryError,
     Equations,
     IncompatibleError,
+    MissingDependencyError,
     PostProcessor,
     ProblemError,
     Solution,
     Term,
+    TimeSeries,
     VectorField,
 )
 from odekit_sindy.averaging import Averaging, average
-from odekit_sindy.sampling import Trace, densify, traces
+from odekit_sindy.discovery import Discovery
+from odekit_sindy.sampling import FIELD_ALONE, ITSELF, Trace, densify, traces
 
 OPTIMIZERS = ("auto", "best_subset", "stlsq", "sr3", "ssr")
 PER_WINDOW = 8
@@ -52,14 +55,17 @@ class Sindy(PostProcessor):
     """Sparse equations of a field in the region that its solutions visit.
 
     Args:
-        library: highest degree of a polynomial library, or a PySINDy feature library.
+        library: highest degree of a polynomial library, or a PySINDy feature library; None is
+            degree 3, and with data the ladder of libraries of `odekit_sindy.discovery`.
         optimizer: ``"auto"`` (best subsets, see `odekit_sindy.selection`), one of PySINDy's
             ``"stlsq"``, ``"sr3"``, ``"ssr"`` on columns of unit size, or a PySINDy optimizer,
-            which is then used as it is, on the samples as they are.
-        threshold: for the named optimizers, as a share of the slope's size.
+            which is then used as it is, on the samples as they are. With data it proposes, over
+            a path of thresholds.
+        threshold: for the named optimizers, as a share of the slope's size; not used with data.
         average: time over which both sides are averaged; None chooses the time in which the
-            state changes by its own size, 0 takes the samples as they are.
-        densify: samples per interval of the solution; None chooses enough for the averages.
+            state changes by its own size, 0 takes the samples as they are; not used with data.
+        densify: samples per interval of the solution; None chooses enough for the averages; not
+            used with data.
         names: names of the states.
 
     Raises:
@@ -68,7 +74,7 @@ class Sindy(PostProcessor):
 
     def __init__(
         self,
-        library: Any = 3,
+        library: Any = None,
         optimizer: Any = "auto",
         threshold: float = 0.02,
         average: float | None = None,
@@ -76,7 +82,9 @@ class Sindy(PostProcessor):
         names: Sequence[str] | None = None,
     ) -> None:
         if isinstance(library, bool) or not (
-            (isinstance(library, int) and 1 <= library <= 10) or hasattr(library, "fit_transform")
+            library is None
+            or (isinstance(library, int) and 1 <= library <= 10)
+            or hasattr(library, "fit_transform")
         ):
             raise ProblemError(
                 "library must be a degree from 1 to 10 or a PySINDy feature library, "
@@ -120,6 +128,51 @@ class Sindy(PostProcessor):
         library, coef = self._fit(found, slopes, averaging, names)
         return self._write(library, coef, found, slopes, averaging, names)
 
+    def process_data(
+        self,
+        field: VectorField,
+        series: Sequence[TimeSeries],
+        solutions: Sequence[Solution] | None = None,
+    ) -> Equations:
+        """The equations of ``field`` that explain the data, see `Discovery.process_data`.
+
+        Raises:
+            ProblemError: the series do not fit together, or have inputs.
+            IncompatibleError: the field is not one of the observed states, or the library is an
+                object of PySINDy.
+            DiscoveryError: too little data, or a state without information.
+        """
+        library = "auto" if self.library is None else "polynomial"
+        if not (self.library is None or isinstance(self.library, int)):
+            raise IncompatibleError(
+                "with series= the library is a degree, since trajectories are fitted with "
+                "derivatives that a PySINDy library does not have: write library=3, or leave "
+                "series= out"
+            )
+        best = isinstance(self.optimizer, str) and self.optimizer == "auto"
+        judge = Discovery(
+            library=library,
+            degree=self.library,
+            names=self.names,
+            candidates="best_subset" if best else self.optimizer,
+        )
+        return judge.process_data(field, series, solutions)
+
+    def to_pysindy(self, equations: Equations) -> Any:
+        """Equations as a fitted ``pysindy.SINDy``, see `odekit.Equations.to_pysindy`.
+
+        Raises:
+            DiscoveryError: a term that PySINDy's libraries cannot have.
+            MissingDependencyError: PySINDy is not installed.
+        """
+        try:
+            from odekit_sindy.pysindy_export import export
+        except ImportError as error:
+            raise MissingDependencyError(
+                f"to_pysindy needs PySINDy ({error}); try: pip install 'pysindy>=2.1'"
+            ) from error
+        return export(equations)
+
     def _names(self, dim: int) -> tuple[str, ...]:
         if self.names is None:
             return tuple(f"x{i}" for i in range(dim))
@@ -152,8 +205,8 @@ class Sindy(PostProcessor):
         from odekit_sindy import selection
 
         library = self.library
-        if isinstance(library, int):
-            library = pysindy.PolynomialLibrary(degree=library)
+        if library is None or isinstance(library, int):
+            library = pysindy.PolynomialLibrary(degree=library or 3)
         optimizer = self.optimizer
         if isinstance(optimizer, str):
             name = "best_subset" if optimizer == "auto" else optimizer
@@ -200,6 +253,8 @@ class Sindy(PostProcessor):
             ) from error_of_names
         score = [_r2(draft, trace) for trace in found]
         reasons = _doubts(rough, score, coef, names)
+        if max(rough.values()) > ITSELF:
+            reasons.append(FIELD_ALONE)
         return Equations(
             names,
             terms,
@@ -208,6 +263,7 @@ class Sindy(PostProcessor):
             warnings=reasons,
             confident=not reasons,
             diagnostics={
+                "judged_by": "field",
                 "residual": rough,
                 "samples": len(theta),
                 "averages": int(a.shape[0]),

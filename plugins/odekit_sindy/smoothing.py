@@ -1,10 +1,11 @@
 """Noise model and first smoother: which noise explains the data best, and the smoothed states.
 
-Three models are compared by the evidence of one Gaussian process per state: *additive* noise of
-one size, *multiplicative* noise in proportion to the state, and *log-normal* noise, a process in
-the logarithm for positive data. The Jacobian of the logarithm is included, so the three
-log densities are of the same observed numbers and can be compared. Additive noise is kept unless
-another model is better by more than `MARGIN`.
+Three models are compared by the evidence of one curve per state: *additive* noise of one size,
+*multiplicative* noise in proportion to the state, and *log-normal* noise, a curve in the
+logarithm for positive data. The Jacobian of the logarithm is included, so the three log densities
+are of the same observed numbers and can be compared. Additive noise is kept unless another model
+is better by more than `MARGIN`. The curves come from one of `CURVES`: a Gaussian process, or a
+spline for long series.
 
 Shapes: ``n`` rows of a trajectory, ``d`` states, ``q`` samples over all trajectories.
 Units: scaled. ``shape`` is the noise's standard deviation over ``sigma``, of unit mean square
@@ -13,13 +14,16 @@ Units: scaled. ``shape`` is the noise's standard deviation over ``sigma``, of un
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Protocol
 
 import numpy as np
 
+from odekit_sindy import gaussian_process, spline
 from odekit_sindy.data import Dataset
-from odekit_sindy.gaussian_process import GaussianProcess, Series, fit
+from odekit_sindy.gaussian_process import Series
 
 MODELS = ("additive", "multiplicative", "log-normal")
 MARGIN = 3.0
@@ -27,6 +31,30 @@ CLEAN = 1e-4
 """Noise, relative to a state's standard deviation, below which data count as clean."""
 
 QUERIES = 300
+
+LONG = 2000
+"""Rows beyond which a spline is the smoother unless another is asked for."""
+
+
+class Curve(Protocol):
+    """One state of all trajectories, smoothed."""
+
+    @property
+    def sigma(self) -> float:
+        """Noise level where the noise's shape is one."""
+
+    @property
+    def evidence(self) -> float:
+        """Log density of the observed values."""
+
+    def predict(self, index: int, query: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Value and slope of trajectory ``index`` at ``query (q,)``, each ``(q,)``."""
+
+
+Fit = Callable[[Sequence[Series]], Curve]
+
+CURVES: Mapping[str, Fit] = {"gp": gaussian_process.fit, "spline": spline.fit}
+"""Smoothers by name: one state of all trajectories to a `Curve`."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +85,7 @@ class Smoothed:
         states: smoothed states at the rows of each trajectory, ``(n, d)``.
         samples: states and slopes at query times.
         evidence: log density of the data under this model.
+        smoother: name of the curves, one of `CURVES`.
     """
 
     kind: str
@@ -65,12 +94,14 @@ class Smoothed:
     states: tuple[np.ndarray, ...]
     samples: Samples
     evidence: float
+    smoother: str = "gp"
 
 
 def smooth(
     dataset: Dataset,
     noise: str = "auto",
     report: Callable[[float], None] | None = None,
+    smoother: str = "auto",
 ) -> tuple[list[Smoothed], dict[str, float]]:
     """Smooth the data under the noise model that explains them best.
 
@@ -78,6 +109,7 @@ def smooth(
         dataset: scaled data.
         noise: one of `MODELS`, or ``"auto"``.
         report: called with the fraction that is done.
+        smoother: one of `CURVES`, or ``"auto"``: a Gaussian process up to `LONG` rows.
 
     Returns:
         The smoothed data under every model that was fitted, the chosen one first, and the log
@@ -85,15 +117,17 @@ def smooth(
     """
     found: dict[str, Smoothed] = {}
     report = report or (lambda _: None)
+    if smoother == "auto":
+        smoother = "spline" if dataset.rows > LONG else "gp"
     if noise in ("auto", "additive", "multiplicative"):
-        found["additive"] = _additive(dataset)
+        found["additive"] = _additive(dataset, smoother)
         report(0.4)
     if noise in ("auto", "multiplicative"):
-        found["multiplicative"] = _multiplicative(dataset, found["additive"])
+        found["multiplicative"] = _multiplicative(dataset, found["additive"], smoother)
         report(0.7)
     positive = bool(np.nanmin(dataset.stacked) > 0)
     if noise == "log-normal" or (noise == "auto" and positive):
-        found["log-normal"] = _log_normal(dataset)
+        found["log-normal"] = _log_normal(dataset, smoother)
     report(1.0)
     evidence = {kind: model.evidence for kind, model in found.items()}
     if noise != "auto":
@@ -107,6 +141,24 @@ def smooth(
     return [chosen, *(model for model in found.values() if model is not chosen)], evidence
 
 
+def follow(dataset: Dataset, smoothed: Smoothed, most: float) -> Smoothed:
+    """Smooth again, but take at most ``most`` standard deviations of a state for noise.
+
+    Samples that are few per oscillation look like noise to a smoother. Noise model and levels
+    stay as they are.
+
+    Args:
+        dataset: scaled data.
+        smoothed: the data smoothed freely.
+        most: highest noise level.
+    """
+    log = smoothed.kind == "log-normal"
+    shape = _flat(dataset) if log else list(smoothed.shape)
+    curves = _curves(dataset, shape, log, partial(gaussian_process.fit, most=most))
+    states, samples = _evaluate(dataset, curves, log)
+    return replace(smoothed, states=states, samples=samples)
+
+
 def queries(dataset: Dataset, total: int = QUERIES) -> list[np.ndarray]:
     """Equidistant query times per trajectory, about ``total`` in all, shared out by rows."""
     out = []
@@ -116,7 +168,7 @@ def queries(dataset: Dataset, total: int = QUERIES) -> list[np.ndarray]:
     return out
 
 
-def _processes(dataset: Dataset, shape: list[np.ndarray], log: bool) -> list[GaussianProcess]:
+def _curves(dataset: Dataset, shape: list[np.ndarray], log: bool, fit: Fit) -> list[Curve]:
     out = []
     for j in range(dataset.dim):
         series = []
@@ -129,12 +181,12 @@ def _processes(dataset: Dataset, shape: list[np.ndarray], log: bool) -> list[Gau
 
 
 def _evaluate(
-    dataset: Dataset, processes: list[GaussianProcess], log: bool
+    dataset: Dataset, curves: list[Curve], log: bool
 ) -> tuple[tuple[np.ndarray, ...], Samples]:
     states, xs, slopes, inputs, times = [], [], [], [], []
     for i, (part, query) in enumerate(zip(dataset.trajectories, queries(dataset), strict=True)):
-        at_rows = [process.predict(i, part.t)[0] for process in processes]
-        pairs = [process.predict(i, query) for process in processes]
+        at_rows = [curve.predict(i, part.t)[0] for curve in curves]
+        pairs = [curve.predict(i, query) for curve in curves]
         x = np.stack([p[0] for p in pairs], axis=1)
         dx = np.stack([p[1] for p in pairs], axis=1)
         rows = np.stack(at_rows, axis=1)
@@ -155,37 +207,37 @@ def _flat(dataset: Dataset) -> list[np.ndarray]:
     return [np.ones_like(part.y) for part in dataset.trajectories]
 
 
-def _additive(dataset: Dataset) -> Smoothed:
+def _additive(dataset: Dataset, smoother: str) -> Smoothed:
     shape = _flat(dataset)
-    processes = _processes(dataset, shape, log=False)
-    states, samples = _evaluate(dataset, processes, log=False)
-    sigma = np.array([process.sigma for process in processes])
-    evidence = sum(process.evidence for process in processes)
-    return Smoothed("additive", tuple(shape), sigma, states, samples, evidence)
+    curves = _curves(dataset, shape, log=False, fit=CURVES[smoother])
+    states, samples = _evaluate(dataset, curves, log=False)
+    sigma = np.array([curve.sigma for curve in curves])
+    evidence = sum(curve.evidence for curve in curves)
+    return Smoothed("additive", tuple(shape), sigma, states, samples, evidence, smoother)
 
 
-def _multiplicative(dataset: Dataset, additive: Smoothed) -> Smoothed:
+def _multiplicative(dataset: Dataset, additive: Smoothed, smoother: str) -> Smoothed:
     level = np.concatenate(additive.states)
     floor = 0.03 * np.abs(level).max(0)
     shape = [np.sqrt(x**2 + floor**2) for x in additive.states]
     shape = _unit(dataset, shape)
-    processes = _processes(dataset, shape, log=False)
-    states, samples = _evaluate(dataset, processes, log=False)
-    sigma = np.array([process.sigma for process in processes])
-    evidence = sum(process.evidence for process in processes)
-    return Smoothed("multiplicative", tuple(shape), sigma, states, samples, evidence)
+    curves = _curves(dataset, shape, log=False, fit=CURVES[smoother])
+    states, samples = _evaluate(dataset, curves, log=False)
+    sigma = np.array([curve.sigma for curve in curves])
+    evidence = sum(curve.evidence for curve in curves)
+    return Smoothed("multiplicative", tuple(shape), sigma, states, samples, evidence, smoother)
 
 
-def _log_normal(dataset: Dataset) -> Smoothed:
-    processes = _processes(dataset, _flat(dataset), log=True)
-    states, samples = _evaluate(dataset, processes, log=True)
+def _log_normal(dataset: Dataset, smoother: str) -> Smoothed:
+    curves = _curves(dataset, _flat(dataset), log=True, fit=CURVES[smoother])
+    states, samples = _evaluate(dataset, curves, log=True)
     size = _size(dataset, states)
     shape = [x / size for x in states]
-    sigma = np.array([process.sigma for process in processes]) * size
+    sigma = np.array([curve.sigma for curve in curves]) * size
     # The density of y from that of log y: the Jacobian of the logarithm is 1 / y.
     jacobian = -float(np.nansum(np.log(dataset.stacked)))
-    evidence = sum(process.evidence for process in processes) + jacobian
-    return Smoothed("log-normal", tuple(shape), sigma, states, samples, evidence)
+    evidence = sum(curve.evidence for curve in curves) + jacobian
+    return Smoothed("log-normal", tuple(shape), sigma, states, samples, evidence, smoother)
 
 
 def _size(dataset: Dataset, shape: tuple[np.ndarray, ...] | list[np.ndarray]) -> np.ndarray:

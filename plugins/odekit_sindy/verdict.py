@@ -1,8 +1,9 @@
-"""How far to trust the answer: fit quality, whiteness of residuals, rivals, identifiability.
+"""How far to trust the answer: fit, memory of residuals, prediction, rivals inside and outside.
 
 Every doubt is a sentence. The answer is confident only if there is none, so a wrong structure
-needs to pass all tests by chance: residuals at the noise level and without memory, every
-coefficient clear of zero, no rival, a simulation that follows the data.
+needs to pass all tests by chance: residuals at the noise level and without memory, nothing that the
+library lacks would explain more or as well, every coefficient clear of zero, no rival, a simulation
+that follows the data, and trajectories predicted that took no part in the fit.
 
 Units: scaled; ``rms`` and ``sigma`` relative to a state's standard deviation.
 """
@@ -10,19 +11,21 @@ Units: scaled; ``rms`` and ``sigma`` relative to a state's standard deviation.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
-from odekit_sindy.data import Dataset
+from odekit.differences import listed
+from odekit_sindy.identifiability import RIVAL, STRONG
+from odekit_sindy.residuals import EXCESS
+from odekit_sindy.specification import Finding, Findings
 
-RIVAL = 2.0
 MAJORITY = 0.5
-EXCESS = 1.3
+BAD = 2.0
 UNEXPLAINED = 0.5
 MEMORY = 3.5
+CHANCE = 2e-4
 ILL = 1e4
-CLEAR = 2.5
 EXACT = 2e-3
 LEAST_SCORE = 0.5
 DATA_PER_NUMBER = 3.0
@@ -36,36 +39,69 @@ class Evidence:
         names: the states.
         rms: residual level ``(d,)``.
         sigma: noise level according to the smoother ``(d,)``, or None where it has none.
+        limit: largest ratio of ``rms`` to ``sigma`` that is no doubt, ``(d,)``, see
+            `odekit_sindy.residuals.limits`.
         memory: z-score of the residuals' correlation from row to row ``(d,)``.
+        chance: probability of correlations this strong over several lags ``(d,)``, if white.
         condition: of the coefficients' columns.
-        z: coefficients over their standard errors.
+        gains: what each coefficient gains in the criterion, by its standard error, ``(k,)``.
         labels: one per coefficient, for sentences.
-        rival: EBIC of the best other structure less that of the answer, or infinity.
+        confusions: sentences on structures that the data do not rule out.
+        loose: sentences on coefficients that are known only together.
+        findings: what functions outside of the library say.
         weight: the answer's share among the structures within reach.
         score: R2 of the simulation per trajectory.
+        excess: root mean square error of the simulation over the noise, per trajectory.
+        predicted: R2 per trajectory that was predicted, by index.
+        predicted_excess: as ``excess``, for the predictions, by index.
         data: number of observed values.
         numbers: number of coefficients and start states fitted.
         cut: whether time ran out.
+        slow: sentences on sampling.
     """
 
     names: tuple[str, ...]
     rms: np.ndarray
     sigma: np.ndarray | None
+    limit: np.ndarray
     memory: np.ndarray
+    chance: np.ndarray
     condition: float
-    z: np.ndarray
+    gains: np.ndarray
     labels: tuple[str, ...]
-    rival: float
+    confusions: Sequence[str]
+    loose: Sequence[str]
+    findings: Findings
     weight: float
     score: Sequence[float]
+    excess: Sequence[float]
     data: int
     numbers: int
     cut: bool
+    slow: Sequence[str] = ()
+    predicted: dict[int, float] = field(default_factory=dict)
+    predicted_excess: dict[int, float] = field(default_factory=dict)
 
 
-def doubts(seen: Evidence) -> list[str]:
-    """Every reason not to trust the structure, one sentence each; empty if there is none."""
-    out = [*_doubts_of_fit(seen), *_doubts_of_structure(seen)]
+@dataclass(frozen=True)
+class Verdict:
+    """The doubts, and whether the answer fits at all.
+
+    Attributes:
+        doubts: every reason not to trust the structure, one sentence each; empty if there is none.
+        fits: whether the answer explains the data as far as the noise allows. Where it does not,
+            shares of structures rank what was tried and are no probabilities of being right.
+    """
+
+    doubts: tuple[str, ...]
+    fits: bool
+
+
+def judge(seen: Evidence) -> Verdict:
+    """The verdict."""
+    level, left = _doubts_of_level(seen), _doubts_of_residuals(seen)
+    fit = [*level, *left, *_doubts_of_simulation(seen)]
+    out = [*fit, *_doubts_of_structure(seen, hopeless=_hopeless(seen), fits=not fit)]
     if seen.data < DATA_PER_NUMBER * seen.numbers:
         out.append(
             f"{seen.data} observed values for {seen.numbers} fitted numbers are few: "
@@ -73,82 +109,149 @@ def doubts(seen: Evidence) -> list[str]:
         )
     if seen.cut:
         out.append("Time ran out before the search was complete: raise time_limit.")
-    return out
+    if out:
+        out += seen.slow
+    return Verdict(tuple(out), not (level or left))
 
 
-def _doubts_of_fit(seen: Evidence) -> list[str]:
+def _hopeless(seen: Evidence) -> bool:
+    """Whether the answer is so far from the data that a choice between structures means little."""
+    bad = bool(np.any(seen.rms > UNEXPLAINED))
+    level = np.maximum(seen.limit, BAD)
+    return bad or (seen.sigma is not None and bool(np.any(seen.rms > level * seen.sigma)))
+
+
+def _doubts_of_level(seen: Evidence) -> list[str]:
     out = []
     for j, name in enumerate(seen.names):
         if seen.rms[j] > UNEXPLAINED:
             share = 100 * min(float(seen.rms[j]) ** 2, 1.0)
             out.append(f"{share:.0f} % of the variance of {name} is left unexplained.")
-        elif seen.sigma is not None and seen.rms[j] > EXCESS * seen.sigma[j]:
+        elif seen.sigma is not None and seen.rms[j] > seen.limit[j] * seen.sigma[j]:
             ratio = seen.rms[j] / seen.sigma[j]
             out.append(
                 f"The residuals of {name} are {ratio:.3g} times the noise that the smoother sees: "
                 "the equations leave something out."
             )
-        if seen.memory[j] > MEMORY and seen.rms[j] > EXACT:
+    return out
+
+
+def _doubts_of_residuals(seen: Evidence) -> list[str]:
+    out = []
+    for j, name in enumerate(seen.names):
+        if seen.rms[j] <= EXACT:
+            continue
+        if seen.memory[j] > MEMORY:
             out.append(
                 f"The residuals of {name} have a memory (z = {seen.memory[j]:.1f}): the equations "
                 "leave something out, or the noise is not white."
             )
-    poor = [i for i, value in enumerate(seen.score) if not value > LEAST_SCORE]
+        elif seen.chance[j] < CHANCE:
+            out.append(
+                f"The residuals of {name} have a pattern over several rows (p = "
+                f"{seen.chance[j]:.0e}): the equations leave something out, or the noise is not "
+                "white."
+            )
+    named: set[str] = set()
+    for finding in seen.findings.omitted:
+        if finding.equation not in named:
+            named.add(finding.equation)
+            out.append(
+                f"{finding.equation}' seems to depend on {finding.probe} besides (EBIC would fall "
+                f"by {-finding.change:.1f}): {_meaning(finding)}."
+            )
+    return out
+
+
+def _meaning(finding: Finding) -> str:
+    return {
+        "form": "the library lacks a term",
+        "term": "a larger library is needed",
+        "past": "there is a delay, or a state that was not observed",
+        "time": "something drives the system that was not given as an input",
+    }[finding.kind]
+
+
+def _doubts_of_simulation(seen: Evidence) -> list[str]:
+    out = []
+    poor = [
+        i
+        for i, (value, excess) in enumerate(zip(seen.score, seen.excess, strict=True))
+        if not value > LEAST_SCORE and not excess < EXCESS
+    ]
     if poor:
-        which = ", ".join(str(i) for i in poor[:5])
-        worst = min(seen.score)
+        worst = min(seen.score[i] for i in poor)
         out.append(
-            f"Simulated from its start, the model departs from trajectory {which} "
+            f"Simulated from its start, the model departs from {_numbered(poor)} "
             f"(R2 = {worst:.2f}): it is wrong, or the system is chaotic."
+        )
+    missed = [
+        i
+        for i, value in seen.predicted.items()
+        if i not in poor and not value > LEAST_SCORE and not seen.predicted_excess[i] < BAD
+    ]
+    if missed:
+        worst = min(seen.predicted[i] for i in missed)
+        out.append(
+            f"Fitted to the other trajectories alone, the model does not predict "
+            f"{_numbered(missed)} (R2 = {worst:.2f})."
         )
     return out
 
 
-def _doubts_of_structure(seen: Evidence) -> list[str]:
-    out = []
-    if seen.rival < RIVAL:
-        out.append(
-            f"Another structure is as good (EBIC differs by {seen.rival:.1f}): see alternatives."
-        )
-    elif seen.weight < MAJORITY:
+def _numbered(indices: Sequence[int]) -> str:
+    word = "trajectory" if len(indices) == 1 else "trajectories"
+    more = ["..."] if len(indices) > 5 else []
+    return f"{word} {listed([*map(str, indices[:5]), *more])}"
+
+
+def _doubts_of_structure(seen: Evidence, *, hopeless: bool, fits: bool) -> list[str]:
+    out: list[str] = []
+    if not hopeless:
+        out += seen.confusions
+        out += seen.loose
+    if seen.weight < MAJORITY and not out:
         out.append(
             f"Many structures are nearly as good (this one has {100 * seen.weight:.0f} % of the "
             "weight): see alternatives."
         )
+    if fits:
+        out += _lookalikes(seen)
     if seen.condition > ILL:
         out.append(
             "The data barely tell the terms apart (condition number "
             f"{seen.condition:.1e}): add a trajectory from another start."
         )
-    weak = [label for label, z in zip(seen.labels, seen.z, strict=True) if abs(z) < CLEAR]
+    weak = [label for label, gain in zip(seen.labels, seen.gains, strict=True) if gain < STRONG]
     if weak:
         out.append(f"Not clear of zero within its standard error: {', '.join(weak)}.")
     return out
 
 
-def memory(
-    dataset: Dataset, states: tuple[np.ndarray, ...], shape: tuple[np.ndarray, ...]
-) -> np.ndarray:
-    """z-score of the lag-one correlation of residuals ``(d,)``, standard normal if white."""
-    out = np.zeros(dataset.dim)
-    for j in range(dataset.dim):
-        product, square, pairs = 0.0, 0.0, 0
-        for part, x, h in zip(dataset.trajectories, states, shape, strict=True):
-            seen = np.isfinite(part.y[:, j])
-            e = ((part.y[:, j] - x[:, j]) / h[:, j])[seen]
-            product += float(e[1:] @ e[:-1])
-            square += float(e @ e)
-            pairs += len(e) - 1
-        if pairs > 0 and square > 0:
-            out[j] = product / square * np.sqrt(pairs)
-    return out
-
-
-def r2(dataset: Dataset, simulated: tuple[np.ndarray, ...]) -> list[float]:
-    """R2 per trajectory over all states, each state in units of its standard deviation."""
-    out = []
-    for part, x in zip(dataset.trajectories, simulated, strict=True):
-        error = np.nansum((part.y - x) ** 2)
-        around = np.nansum((part.y - np.nanmean(part.y, axis=0)) ** 2)
-        out.append(float(1 - error / around) if around > 0 else 0.0)
+def _lookalikes(seen: Evidence) -> list[str]:
+    """The nearest look-alike of each equation, if it is about as good as the answer."""
+    out, named = [], set()
+    for finding in seen.findings.alike:
+        if finding.change >= RIVAL or finding.equation in named:
+            continue
+        named.add(finding.equation)
+        if finding.kind == "term":
+            out.append(
+                f"{' + '.join(finding.replaced)} and {finding.probe} in {finding.equation}' cannot "
+                f"be told apart on these data (swapping them changes EBIC by "
+                f"{finding.change:.1f}); a start that leads through other states would separate "
+                "them."
+            )
+            continue
+        replaced = listed(finding.replaced)
+        fate = {
+            "form": "the data do not settle the form",
+            "past": "a delay or an unobserved state is not ruled out",
+            "time": "a hidden drive is not ruled out",
+        }[finding.kind]
+        out.append(
+            f"In {finding.equation}', {finding.probe} would do as well as {replaced} (EBIC "
+            f"changes by {finding.change:.1f}): {fate}; a start that leads through other states "
+            "would tell."
+        )
     return out

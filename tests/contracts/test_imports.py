@@ -15,7 +15,8 @@ import pytest
 ROOT = Path(__file__).parents[2]
 CORE = ROOT / "core" / "odekit"
 LINTER = Path(sys.executable).with_name("lint-imports")
-LATE = {"pandas", "sympy", "matplotlib", "rich", "typer"}
+LATE = {"pandas", "sympy", "matplotlib", "rich", "typer", "joblib", "threadpoolctl"}
+OPTIONAL = {"dask", "distributed"}
 ALWAYS = {"torch", "pluggy", "numpy", "odekit"}
 
 
@@ -99,7 +100,7 @@ def test_core_imports_few_packages(path):
     command_line = path.is_relative_to(CORE / "cli")
     at_import = {name.partition(".")[0] for name in _imports(tree)}
     assert at_import <= allowed | (LATE if command_line else set())
-    assert {name.partition(".")[0] for name in _everywhere(tree)} <= allowed | LATE
+    assert {name.partition(".")[0] for name in _everywhere(tree)} <= allowed | LATE | OPTIONAL
 
 
 def _python(program):

@@ -8,6 +8,7 @@ import itertools
 import json
 import math
 import pickle
+import shutil
 import subprocess
 import time
 
@@ -15,6 +16,7 @@ import numpy as np
 import pytest
 import sympy
 import torch
+from scipy.integrate import solve_ivp
 
 from odekit import Alternative, Equations, Field, ProblemError, Status, Term
 
@@ -46,6 +48,17 @@ def hares():
 @pytest.fixture
 def rich():
     return Equations(["x", "y"], RICH)
+
+
+LORENZ = [
+    ("x", "x", -10.0),
+    ("x", "y", 10.0),
+    ("y", "x", 28.0),
+    ("y", "y", -1.0),
+    ("y", "x*z", -1.0),
+    ("z", "x*y", 1.0),
+    ("z", "z", -8 / 3),
+]
 
 
 def points(n, seed=0):
@@ -256,9 +269,59 @@ def test_a_blow_up_is_a_status_and_no_hang(term):
     assert bool(solution.y[-1].isnan().all())
 
 
+def test_failures_of_a_solve_are_told_and_bounded():
+    start = time.perf_counter()
+    lost = Equations(["x"], [("x", "x", -1.0)]).simulate([math.nan], [0.0, 1.0])
+    assert lost.statuses[0] is Status.NON_FINITE
+    stiff = Equations(["x", "y"], [("x", "x", -1e7), ("x", "y", 1e7), ("y", "y", -1.0)])
+    cut = stiff.simulate([0.0, 1.0], [0.0, 10.0], max_steps=500)
+    assert cut.statuses[0] is Status.MAX_STEPS
+    assert int(cut.stats.attempts[0]) <= 500
+    # x' = x^2 from 2 is 1 / (1/2 - t): right until it blows up at 1/2.
+    square = Equations(["x"], [("x", "x^2", 1.0)]).simulate([2.0], [0.0, 0.25, 0.45, 0.6])
+    np.testing.assert_allclose(square.y[1:3, 0], [4.0, 20.0], rtol=1e-6)
+    assert square.statuses[0] is not Status.SUCCESS
+    assert bool(square.y[3].isnan())
+    assert time.perf_counter() - start < 30
+
+
+def test_lorenz_against_scipy_and_its_work():
+    equations = Equations(["x", "y", "z"], LORENZ)
+    t = np.linspace(0.0, 10.0, 201)
+    solution = equations.simulate([-8.0, 7.0, 27.0], t)
+    assert solution.success
+    assert int(solution.stats.attempts[0]) < 2000
+    exact = solve_ivp(
+        equations.function(), (0, 5), [-8.0, 7.0, 27.0], t_eval=t[:101],
+        method="DOP853", rtol=1e-12, atol=1e-12,
+    ).y.T  # fmt: skip
+    np.testing.assert_allclose(solution.y[:101], exact, atol=1e-4)
+
+
 def test_simulate_refuses_a_start_of_another_size(hares):
     with pytest.raises(ProblemError, match=r"y0 must have 2 components \(hare, lynx\)"):
         hares.simulate([1.0], [0.0, 1.0])
+
+
+def test_function_is_the_field(rich):
+    function, field = rich.function(), rich.field()
+    for row in points(20):
+        expected = field(torch.tensor(0.3, dtype=torch.float64), row).detach().numpy()
+        slope = function(0.3, row.numpy())
+        assert slope.dtype == np.float64
+        np.testing.assert_allclose(slope, expected, rtol=1e-13)
+    assert Equations(["x", "y"], [("x", "1", 2.0)]).function()(0.0, [1.0, 1.0]).tolist() == [2.0, 0]
+    driven = Equations(["x"], [("x", "u*v", 2.0)], inputs=["u", "v"]).function()
+    assert driven(0.0, [1.0], [2.0, 3.0]).tolist() == [12.0]
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="the compiler needs a C++ compiler")
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")  # the compiler's own
+def test_field_compiles_to_machine_code(rich):
+    field, y = rich.field(), points(5)
+    t = torch.tensor(0.4, dtype=torch.float64)
+    compiled = torch.compile(field, fullgraph=True)
+    torch.testing.assert_close(compiled(t, y), field(t, y), rtol=1e-12, atol=0)
 
 
 def test_python_code_runs(rich):
@@ -326,6 +389,34 @@ def test_julia_code(hares):
     ]
     driven = Equations(["x"], [("x", "u^2/sqrt(x)", -1.0)], inputs=["u"]).code("julia")
     assert "    u = p(t)\n    dy[1] = -u[1]^2/sqrt(y[1])\n" in driven
+
+
+@pytest.mark.skipif(shutil.which("julia") is None, reason="there is no Julia")
+def test_julia_code_runs(rich, tmp_path):
+    y = points(1)[0]
+    call = f"dy = zeros(2); f!(dy, {y.tolist()}, nothing, 0.3); println(dy[1], ' ', dy[2])"
+    path = tmp_path / "field.jl"
+    path.write_text(rich.code("julia") + call.replace("' '", '" "') + "\n")
+    done = subprocess.run(["julia", path], check=True, capture_output=True, text=True)
+    expected = rich.field()(torch.tensor(0.3, dtype=torch.float64), y).detach()
+    np.testing.assert_allclose([float(v) for v in done.stdout.split()], expected, rtol=1e-12)
+
+
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="there is no LaTeX")
+def test_latex_compiles(rich, hares, tmp_path):
+    body = "".join(f"\\[\n{equations.latex()}\n\\]\n" for equations in (rich, hares))
+    text = "\\documentclass{article}\\usepackage{amsmath}\\begin{document}\n"
+    (tmp_path / "m.tex").write_text(f"{text}{body}\\end{{document}}\n")
+    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "m.tex"]
+    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
+
+
+def test_latex_is_balanced(rich):
+    """No LaTeX here: braces, delimiters and rows must at least pair up."""
+    text = rich.latex()
+    assert text.count("{") == text.count("}")
+    assert text.count(r"\left") == text.count(r"\right")
+    assert text.count("&=") == len(rich.names)
 
 
 def test_unknown_language(hares):

@@ -10,7 +10,7 @@ import pytest
 from matplotlib.image import imread
 
 from odekit import Equations, Term, TimeSeries
-from odekit.report import Study, write_solution, write_study
+from odekit.report import Study, models, scope, write_solution, write_study
 from odekit.report.comparison import Simulator, compare
 from odekit.report.latex import document, escape
 from odekit.report.method import references
@@ -25,6 +25,7 @@ from odekit.report.notation import (
     with_error,
 )
 from odekit.report.style import COLOURS
+from odekit.report.trajectories import memory_of
 
 RATE, SIGMA = 0.7, 0.05
 
@@ -393,3 +394,114 @@ def test_driven_states_are_drawn_along_their_trajectory(tmp_path):
     np.testing.assert_allclose(np.gradient(model, times), np.cos(times), atol=0.02)
     write_study(case, tmp_path)
     assert shades(tmp_path / "phase_portrait.png")[1] > 1e-3
+
+
+def open_question(**more):
+    """Two structures that are as good, and what the diagnostics say of them."""
+    rival = Equations(["x"], [("x", "x**2", -0.3)])
+    equations, series = decaying(
+        noise=SIGMA,
+        alternatives=[(rival, 0.4, -94.0)],
+        warnings=["x and x**2 in x' cannot be told apart."],
+        diagnostics={
+            "ebic": -95.0,
+            "weight": 0.6,
+            "range": {"x": [0.18, 3.0]},
+            "inclusion": [
+                {"equation": "x", "term": "x", "inclusion": 0.6},
+                {"equation": "x", "term": "x**2", "inclusion": 0.4},
+                {"equation": "x", "term": "1", "inclusion": 0.001},
+            ],
+            "residual_chance": {"x": 0.5},
+            **more,
+        },
+    )
+    return equations, series
+
+
+def test_an_open_question_shows_its_models_before_everything_else(tmp_path):
+    write_study(study(*open_question()), tmp_path)
+    text = read(tmp_path / "report.html").text
+    assert text.index("Model set") < text.index("Fit") < text.index("Data and model")
+    assert "x2 instead of x in x'" in text  # the power is set above the line
+    assert "in x′: 40\N{NO-BREAK SPACE}%" in text
+    assert "x·x" not in text
+    assert "Weight among all structures within reach" in text
+    assert "none of which fits" not in text
+    assert "Seen for x from 0.18 to 3" in text
+
+
+def test_a_settled_question_shows_what_was_ruled_out_at_the_end(tmp_path):
+    equations, series = open_question()
+    equations.confident = True
+    write_study(study(equations, series), tmp_path)
+    text = read(tmp_path / "report.html").text
+    assert "Model set" not in text
+    assert text.index("Residuals") < text.index("Alternatives")
+
+
+def test_shares_of_models_that_do_not_fit_are_no_weights(tmp_path):
+    equations, series = open_question(fits=False)
+    write_study(study(equations, series), tmp_path)
+    text = read(tmp_path / "report.html").text
+    assert "none of the models tried fits them" in text
+    assert "Share among the models tried, none of which fits" in text
+    assert "no probability of being right" in text
+    assert "Weight" not in text
+
+
+def test_the_model_set_ends_where_the_rest_does_not_count():
+    others = [(Equations(["x"], [("x", f"x**{i}", 1.0)]), 0.02, i) for i in range(2, 7)]
+    shares = {"weight": 0.9, "ebic": 0.0}
+    equations = Equations(["x"], [("x", "x", 1.0)], alternatives=others, diagnostics=shares)
+    rows = models.rows(equations, 8)
+    assert [row.share for row in rows] == [0.9, 0.02, 0.02, 0.02]
+    assert [row.distance for row in rows] == [0.0, 2.0, 3.0, 4.0]
+    assert rows[0].difference == ""
+    assert rows[1].difference == "x**2 instead of x in x'"
+    assert len(models.rows(equations, 1)) == 2
+    assert models.further_terms(Equations(["x"], [("x", "x", 1.0)])) == []
+
+
+def test_a_simulation_that_leaves_its_range_is_named():
+    equations, _ = open_question()
+    near, far = np.array([[0.1], [5.0]]), np.array([[0.1], [6.0], [np.nan]])
+    assert scope.departures(equations, near, "run0") == []
+    (text,) = scope.departures(equations, far, "run0")
+    assert "The simulation of run0 takes x to 0.1 to 6, far outside of 0.18 to 3" in text
+    assert scope.departures(oscillator(), np.full((2, 2), 1e9), "run0") == []
+
+
+@pytest.mark.parametrize("how", ["kept out", "left out in turn"])
+def test_held_out_trajectories_are_shown_where_they_belong(how, tmp_path):
+    held = {
+        "how": how,
+        "trajectories": [1],
+        "r2": [0.8765],
+        "states": {"x": [0.8765], "v": [0.4321]},
+    }
+    equations = oscillator(diagnostics={"holdout": held})
+    case = study(equations, oscillations(), oscillations(40, phase=1.0))
+    write_study(case, tmp_path)
+    text = read(tmp_path / "report.html").text
+    assert text.index("n/a") < text.index("run1") < text.index("0.876") < text.index("0.432")
+    assert ("took no part in the search" in text) == (how == "kept out")
+    assert "only its start" in text or "only their start" in text
+    assert scope.worst(scope.held_out(equations)[1], case.labels) == "0.432 (run1)"
+
+
+def test_the_memory_of_residuals_is_their_correlation():
+    e = np.array([1.0, -1.0, 1.0, -1.0, np.nan, 1.0, -1.0, 1.0, -1.0])
+    found, strip = memory_of([e, np.array([3.0, 3.0])])
+    square = 8 + 18
+    assert found == pytest.approx([(-7 + 9) / square, 6 / square])
+    assert strip == pytest.approx([1.96 / np.sqrt(8), 1.96 / np.sqrt(6)])
+    assert memory_of([np.array([np.nan])]) == ([], [])
+
+
+def test_narrow_screens_stack_what_would_scroll(tmp_path):
+    write_study(study(*open_question()), tmp_path)
+    page = (tmp_path / "report.html").read_text()
+    assert page.count('class="wide stacked"') >= 4
+    assert 'data-name="What differs"' in page
+    assert "content: attr(data-name)" in page

@@ -18,8 +18,18 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
 
-_ARGUMENTS = {"names": "states"}
-_LONG = "time|states|inputs|names|library|degree|noise|seed|solver|rtol|atol|max_steps|time_limit"
+_ARGUMENTS = {
+    "names": "states",
+    "forbidden": "forbid",
+    "forced": "force",
+    "constraints": "constraint",
+    "terms": "term",
+    "units": "unit",
+}
+_LONG = (
+    "time|states|inputs|names|library|degree|noise|seed|solver|rtol|atol|max_steps|time_limit|"
+    "cluster|known|known_terms|forbidden|forced|constraints|terms|units|hidden"
+)
 
 
 def as_options(text: str) -> str:

@@ -28,26 +28,41 @@ def print_summary(study: Study) -> None:
     screen.print()
     _print_coefficients(screen, study.equations)
     _print_fit(screen, study)
-    _print_alternatives(screen, study.equations)
+    _print_scope(screen, study)
+    _print_models(screen, study.equations)
     _print_verdict(screen, study)
 
 
 def _print_coefficients(screen: Any, equations: Equations) -> None:
+    from odekit.report.given import denominators, given, units
     from odekit.report.notation import interval, round_with, superscript
 
     numeric = ("coefficient", "std. error", "low", "high", "in models")
     frame = equations.coefficients
     known = bool(frame["inclusion"].notna().any())
+    told, measures = given(equations), units(equations)
     columns = ["equation", "term", *numeric[:2], "95 % interval"] + ["in models"] * known
+    if measures is not None:
+        columns.insert(4, "unit")
     listing = table(*columns, numeric=(*numeric, "95 % interval"))
-    for row in frame.itertuples():
+    for i, row in enumerate(frame.itertuples()):
         value, error, exponent = round_with(row.value, row.stderr)
         power = f" × 10{superscript(exponent)}" if exponent else ""
         cells = [f"{row.equation}'", row.term, value + power, error + power if error else "n/a"]
-        cells.append(interval(row.value, row.stderr))
+        if measures is not None:
+            cells.append(measures[i])
+        is_given = (row.equation, row.term) in told
+        cells.append("given" if is_given else interval(row.value, row.stderr))
         if known:
             cells.append("" if row.inclusion != row.inclusion else f"{100 * row.inclusion:.0f} %")
         listing.add_row(*cells)
+    for each in denominators(equations):
+        value, error, exponent = round_with(each.value, each.stderr)
+        power = f" × 10{superscript(exponent)}" if exponent else ""
+        cells = [f"{each.equation}'", f"{each.term} in the denominator", value + power]
+        cells += [error + power if error else "n/a"]
+        cells += [""] * (measures is not None)
+        listing.add_row(*cells, interval(each.value, each.stderr), *[""] * known)
     screen.print(listing)
 
 
@@ -70,32 +85,52 @@ def _print_fit(screen: Any, study: Study) -> None:
     screen.print(f"Noise model: {noise_kind(study.equations)}", markup=False)
 
 
-def _print_alternatives(screen: Any, equations: Equations) -> None:
-    from odekit.report.method import own_weight
+def _print_scope(screen: Any, study: Study) -> None:
+    """Where the equations were seen to hold, and how they predict."""
+    from odekit.report import scope
+
+    sentence = scope.range_sentence(study.equations)
+    if sentence:
+        screen.print(sentence, markup=False)
+    how, predicted = scope.held_out(study.equations)
+    if predicted:
+        worst = scope.worst(predicted, study.labels)
+        screen.print(f"Worst held-out R²: {worst}. {scope.held_out_sentence(how)}", markup=False)
+
+
+def _print_models(screen: Any, equations: Equations) -> None:
+    """The model set: shares, what differs, and terms of other structures."""
+    from odekit.report import models
     from odekit.report.notation import number
 
     if not equations.alternatives:
         return
-    own = own_weight(equations)
-    share = "" if own is None else f" (these equations: {100 * own:.0f} %)"
+    rows = models.rows(equations, MOST_ALTERNATIVES)
     screen.print()
-    screen.print(f"Other structures within reach{share}:", markup=False)
-    for each in equations.alternatives[:MOST_ALTERNATIVES]:
-        lines = "; ".join(str(each.equations).splitlines())
-        screen.print(f"  {number(100 * each.weight, 2):>5} %  {lines}", markup=False)
-    more = len(equations.alternatives) - MOST_ALTERNATIVES
+    title = "Models that the data leave open" if models.undecided(equations) else "Alternatives"
+    screen.print(f"{title} ({models.share_name(equations)}):", markup=False)
+    for row in rows:
+        share = "n/a" if row.share is None else number(100 * row.share, 2)
+        words = row.difference or "the equations above"
+        screen.print(f"  {share:>5} %  {words}", markup=False)
+    more = len(equations.alternatives) - (len(rows) - 1)
     if more > 0:
         screen.print(f"  and {more} more in equations.json")
+    further = [
+        f"{term} in {state}' {100 * share:.0f} %"
+        for state, term, share in models.further_terms(equations)
+    ]
+    if further:
+        screen.print(f"Terms of other models: {', '.join(further)}", markup=False)
 
 
 def _print_verdict(screen: Any, study: Study) -> None:
-    from odekit.report.method import doubts
+    from odekit.report.method import doubts, headline
 
     screen.print()
-    if study.equations.confident:
-        screen.print("Verdict: the data settle the structure.", style="bold green")
-    else:
-        screen.print("Verdict: the data do not settle the structure.", style="bold yellow")
+    style = "bold green" if study.equations.confident else "bold yellow"
+    text = headline(study.equations)
+    screen.print(f"Verdict: {text[0].lower()}{text[1:]}", style=style, markup=False)
     for reason in doubts(study):
         screen.print(f"  - {as_options(reason)}", markup=False)
     screen.print()
@@ -103,7 +138,10 @@ def _print_verdict(screen: Any, study: Study) -> None:
 
 def summary_json(study: Study, written: Sequence[Path]) -> dict[str, Any]:
     """Everything that `print_summary` says, for programs."""
+    from odekit.report import models
+
     equations = study.equations
+    differences = models.as_dicts(equations)
     return {
         "equations": right_hand_sides(equations),
         "text": str(equations),
@@ -120,10 +158,9 @@ def summary_json(study: Study, written: Sequence[Path]) -> dict[str, Any]:
         "alternatives": [
             {
                 "equations": right_hand_sides(each.equations),
-                "weight": each.weight,
-                "score": each.score,
+                **more,
             }
-            for each in equations.alternatives
+            for each, more in zip(equations.alternatives, differences, strict=True)
         ],
         "diagnostics": equations.diagnostics,
         "seconds": study.seconds,

@@ -80,11 +80,10 @@ class Comparison:
 
 def compare(equations: Equations, series: TimeSeries, label: str) -> Comparison:
     """Simulate one trajectory from its fitted start, and set it beside the data."""
-    columns = [series.names.index(name) for name in equations.names]
     t = series.t.numpy()
-    y = series.y[:, columns].double().numpy()
+    y = _observed(equations, series)
     simulator = Simulator(equations, series)
-    scale = _scales(y)
+    scale = _scales(y, equations)
     kind = noise_kind(equations)
     start = _fit_start(simulator, t, y, scale, kind)
     times = _grid(t)
@@ -111,6 +110,16 @@ def compare(equations: Equations, series: TimeSeries, label: str) -> Comparison:
         r2=r2,
         reached=float(times[int(np.argmax(bad)) - 1]) if bad.any() else float(times[-1]),
     )
+
+
+def _observed(equations: Equations, series: TimeSeries) -> Array:
+    """The states of the equations as they were observed, ``(n, d)``; hidden ones are NaN."""
+    hidden = equations.diagnostics.get("hidden") or ()
+    out = np.full((len(series), len(equations.names)), np.nan)
+    for j, name in enumerate(equations.names):
+        if name not in hidden:
+            out[:, j] = series.y[:, series.names.index(name)].double().numpy()
+    return out
 
 
 def _grid(t: Array) -> Array:
@@ -213,9 +222,27 @@ def noise_kind(equations: Equations) -> str:
     return str(noise.get("model", "additive") if isinstance(noise, dict) else noise)
 
 
-def _scales(y: Array) -> Array:
-    scale = np.nanstd(y, axis=0)
-    return np.where(scale > 0, scale, 1.0)
+def noise_levels(equations: Equations) -> list[float | None]:
+    """Noise that the smoother sees over the residuals, per state; None where it is not known."""
+    ratios = equations.diagnostics.get("rms_over_sigma")
+    known = ratios if isinstance(ratios, dict) else {}
+    levels: list[float | None] = []
+    for name in equations.names:
+        ratio = known.get(name)
+        levels.append(1 / ratio if isinstance(ratio, int | float) and ratio > 0 else None)
+    return levels
+
+
+def _scales(y: Array, equations: Equations) -> Array:
+    """Size of each state's variation; of a hidden one, of the range that the fit gave it."""
+    spans = equations.diagnostics.get("range") or {}
+    scale = np.ones(y.shape[1])
+    for j, (name, column) in enumerate(zip(equations.names, y.T, strict=True)):
+        seen = column[np.isfinite(column)]
+        low, high = (0.0, 0.0) if seen.size else spans.get(name, (0.0, 0.0))
+        size = float(seen.std()) if seen.size else (high - low) / 4
+        scale[j] = size if size > 0 else 1.0
+    return scale
 
 
 def _deviation(y: Array, model: Array, kind: str) -> Array:
@@ -234,7 +261,8 @@ def _deviation(y: Array, model: Array, kind: str) -> Array:
 def _r2(y: Array, model: Array) -> Array:
     seen = np.isfinite(y)
     wrong = np.where(seen, (y - model) ** 2, 0.0).sum(axis=0)
-    total = np.where(seen, (y - np.nanmean(y, axis=0)) ** 2, 0.0).sum(axis=0)
+    mean = np.where(seen, y, 0.0).sum(axis=0) / np.maximum(seen.sum(axis=0), 1)
+    total = np.where(seen, (y - mean) ** 2, 0.0).sum(axis=0)
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.where(total > 0, 1 - wrong / total, np.nan)
 
@@ -250,7 +278,7 @@ def _weighted(y: Array, model: Array, scale: Array, kind: str) -> Array:
 
 def _fit_start(sim: Simulator, t: Array, y: Array, scale: Array, kind: str) -> Array:
     """The start whose simulation comes nearest to the data, ``(d,)``."""
-    start = np.array([column[np.isfinite(column)][0] for column in y.T])
+    start = np.array([next(iter(column[np.isfinite(column)]), 0.0) for column in y.T])
     for share in HORIZONS:
         rows = min(max(int(np.ceil(share * len(t))), 4), len(t))
         start = _descend(sim, start, t[:rows], y[:rows], scale, kind)

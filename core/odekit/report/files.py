@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from odekit.report.comparison import noise_kind
+from odekit.report.comparison import noise_kind, noise_levels
 from odekit.report.latex import document
 from odekit.report.page import page
 from odekit.report.phase import Orbit, Slope, draw_phase_portrait
@@ -33,7 +33,8 @@ def write_study(study: Study, folder: Path) -> None:
     zero = torch.tensor(0.0, dtype=torch.float64)
     slope = arrays_of(equations.field(), zero) if study.autonomous else None
     draw_phase_portrait(folder / "phase_portrait.png", names, orbits, slope)
-    draw_residuals(folder / "residuals.png", names, time, comparisons, noise_kind(equations))
+    kind, noise = noise_kind(equations), noise_levels(equations)
+    draw_residuals(folder / "residuals.png", names, time, comparisons, kind, noise)
     (folder / "report.html").write_text(page(study, folder), encoding="utf-8")
 
 

@@ -5,14 +5,16 @@ from __future__ import annotations
 import html
 import math
 import platform
+import re
 from collections.abc import Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from odekit.report import models, scope
 from odekit.report.comparison import noise_kind
-from odekit.report.notation import number
+from odekit.report.notation import MINUS, number
 
 if TYPE_CHECKING:
     from odekit.equations import Equations
@@ -33,6 +35,12 @@ def version_of(package: str) -> str:
 def escape(text: str) -> str:
     """Text as HTML, with no line end between a number and its per cent."""
     return html.escape(text).replace(" %", "\N{NO-BREAK SPACE}%")
+
+
+def prose(text: str) -> str:
+    """A sentence as HTML, the products and powers in it as in print."""
+    powers = re.sub(r"\*\*(\d+)", r"<sup>\1</sup>", escape(text))
+    return re.sub(r"(?<=[\w>)])\*(?=\w)", "·", powers)
 
 
 def join(words: Sequence[str]) -> str:
@@ -61,6 +69,15 @@ def _plain(value: float) -> str:
     return f"{value:.6g}" if 1e-3 <= abs(value) < 1e6 or value == 0 else number(value)
 
 
+def headline(equations: Equations) -> str:
+    """The verdict in one sentence."""
+    if equations.confident:
+        return "The data settle the structure of these equations."
+    if not models.fits(equations):
+        return "The data do not settle the structure: none of the models tried fits them."
+    return "The data do not settle the structure of these equations."
+
+
 def verdict_sentence(study: Study) -> str:
     """How well the equations do, in one or two sentences."""
     r2 = np.concatenate([c.r2 for c in study.comparisons])
@@ -74,6 +91,8 @@ def verdict_sentence(study: Study) -> str:
         count = len(alternatives)
         noun = "structure" if count == 1 else "structures"
         fit += f" {count} other {noun} came within reach."
+        if not models.fits(study.equations):
+            fit += " None of them fits, so their shares rank attempts and nothing else."
     return fit.strip() or "The simulation did not reach the data."
 
 
@@ -86,19 +105,17 @@ def _percent(share: float) -> str:
 
 def doubts(study: Study) -> list[str]:
     """Everything that speaks against trusting the result, one sentence each."""
-    return [*study.equations.warnings, *simulation_notes(study.comparisons), *study.notes]
-
-
-def own_weight(equations: Equations) -> float | None:
-    """The share of these equations among all structures within reach, if it is known."""
-    weight = equations.diagnostics.get("weight")
-    return float(weight) if isinstance(weight, int | float) else None
-
-
-def criterion(equations: Equations) -> float | None:
-    """The criterion by which structures were ranked, lower is better, if it is known."""
-    value = equations.diagnostics.get("ebic")
-    return float(value) if isinstance(value, int | float) else None
+    left = [
+        sentence
+        for c in study.comparisons
+        for sentence in scope.departures(study.equations, c.model, c.label)
+    ]
+    return [
+        *study.equations.warnings,
+        *simulation_notes(study.comparisons),
+        *left,
+        *study.notes,
+    ]
 
 
 def simulation_notes(comparisons: Sequence[Comparison]) -> list[str]:
@@ -121,7 +138,15 @@ def noise_rows(equations: Equations) -> dict[str, list[str]]:
             values = [values.get(name) for name in equations.names]
         if isinstance(values, list | tuple) and len(values) == len(equations.names):
             found[label] = [_three_digits(v) for v in values]
+    chance = equations.diagnostics.get("residual_chance")
+    if isinstance(chance, dict) and all(name in chance for name in equations.names):
+        found["Memory"] = [_memory(chance[name]) for name in equations.names]
     return found
+
+
+def _memory(chance: float) -> str:
+    """Whether residuals follow each other, by the probability that white ones would as much."""
+    return "none" if chance > 0.01 else f"p = {chance:.0e}".replace("-", MINUS)
 
 
 def _three_digits(value: float | None) -> str:
@@ -150,7 +175,10 @@ def caption(name: str, study: Study) -> str:
     scale = unit.get(kind, "logarithms")
     return (
         f"What the model leaves, taken in {scale} and divided by its standard deviation σ; the "
-        "grey strip holds 95 % of normal noise. Right: on the line if the noise is normal."
+        "grey strip holds 95 % of normal noise, and the broken lines 95 % of the noise that the "
+        "smoother sees. Middle: on the line if the noise is normal. Right: correlation of a "
+        "residual with those of the rows before; outside of the strip they have a memory, and "
+        "the equations leave something out."
     )
 
 
@@ -185,7 +213,23 @@ def facts(study: Study) -> Iterator[tuple[str, str]]:
     yield "Versions", escape(", ".join([f"Python {platform.python_version()}", *versions]))
 
 
-_ELSEWHERE = frozenset({"sigma", "rms", "rms_over_sigma", "weight"})
+_ELSEWHERE = frozenset(
+    {
+        "sigma",
+        "rms",
+        "rms_over_sigma",
+        "weight",
+        "residual_chance",
+        "fits",
+        "range",
+        "denominators",
+        "inclusion",
+        "undecided",
+        "lookalikes",
+        "omitted",
+        "holdout",
+    }
+)
 _LABELS = {
     "noise": "Noise model",
     "noise_evidence": "Log evidence of noise models",

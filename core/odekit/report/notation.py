@@ -168,7 +168,10 @@ def _equation(name: str, equations: Equations, terms: Sequence[Any], time: str) 
         # A sign in front of the first term binds to it; between terms it needs space around it.
         operator = f'<mo form="{"infix" if i else "prefix"}">{sign}</mo>' if sign else ""
         factor = "" if expression == 1 else f"{GAP}{_write(expression, inside=True)}"
-        pieces.append(f"{operator}<mrow>{_mantissa(text, exponent)}{factor}</mrow>")
+        # A coefficient of one that was not estimated says nothing that its term does not.
+        plain = abs(term.value) == 1 and term.stderr is None and factor
+        shown = _write(expression, inside=True) if plain else _mantissa(text, exponent) + factor
+        pieces.append(f"{operator}<mrow>{shown}</mrow>")
         lengths.append(len(text) + (5 if exponent else 0) + len(term.term) + 3)
     lines, room = [""], WIDEST
     for piece, length in zip(pieces, lengths, strict=True):

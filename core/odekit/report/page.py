@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from odekit.report import method
+from odekit.report import given, method, models, scope
 from odekit.report.method import escape
 from odekit.report.notation import (
     MINUS,
@@ -38,13 +38,18 @@ FIGURES = (
 
 def page(study: Study, folder: Path) -> str:
     """The whole page; pictures are read from ``folder`` and put into it."""
+    alternatives = _alternatives(study.equations)
+    # What the data leave open is the result; what they rule out is an appendix.
+    open_question = models.undecided(study.equations)
+    formula = f'<div class="formula">{mathml(study.equations, study.time)}</div>'
     sections = [
         _verdict(study),
-        _section("Equations", f'<div class="formula">{mathml(study.equations, study.time)}</div>'),
+        _section("Equations", formula + _where(study.equations)),
         _section("Coefficients", _coefficients(study.equations)),
+        _section("Model set", alternatives) if open_question else "",
         _section("Fit", _fit(study)),
         *(_section(title, _figure(study, folder / name)) for name, title in FIGURES),
-        _section("Alternatives", _alternatives(study.equations)),
+        "" if open_question else _section("Alternatives", alternatives),
         _section("Data", _data(study)),
         _section("How this was computed", _method(study)),
         _section("To copy", _sources(study.equations)),
@@ -77,19 +82,37 @@ def _section(title: str, body: str) -> str:
     return f"<section><h2>{escape(title)}</h2>{body}</section>\n" if body else ""
 
 
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]], numeric: Sequence[int] = ()) -> str:
-    """A table of cells that are HTML already; columns ``numeric`` are set flush right."""
+def _table(
+    head: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    numeric: Sequence[int] = (),
+    *,
+    stacked: bool = False,
+) -> str:
+    """A table of cells that are HTML already; columns ``numeric`` are set flush right.
+
+    On narrow screens the cells of a ``stacked`` table stand below one another, each after the
+    name of its column.
+    """
 
     def row(cells: Sequence[str], tag: str) -> str:
         made = [
-            f"<{tag}{' class=number' if i in numeric else ''}>{cell}</{tag}>"
+            f"<{tag}{' class=number' if i in numeric else ''}{_name(i, tag)}>{_inside(cell, tag)}"
+            f"</{tag}>"
             for i, cell in enumerate(cells)
         ]
         return f"<tr>{''.join(made)}</tr>"
 
+    def _name(i: int, tag: str) -> str:
+        return f' data-name="{escape(head[i])}"' if stacked and tag == "td" else ""
+
+    def _inside(cell: str, tag: str) -> str:
+        return f"<span>{cell}</span>" if stacked and tag == "td" else cell
+
     body = "".join(row(cells, "td") for cells in rows)
+    kind = "wide stacked" if stacked else "wide"
     return (
-        f'<div class="wide"><table><thead>{row(head, "th")}</thead><tbody>{body}</tbody></table>'
+        f'<div class="{kind}"><table><thead>{row(head, "th")}</thead><tbody>{body}</tbody></table>'
         "</div>"
     )
 
@@ -97,12 +120,8 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]], numeric: Sequence
 def _verdict(study: Study) -> str:
     equations = study.equations
     tone = "good" if equations.confident else "doubtful"
-    head = (
-        "The data settle the structure of these equations."
-        if equations.confident
-        else "The data do not settle the structure of these equations."
-    )
-    listed = "".join(f"<li>{escape(reason)}</li>" for reason in method.doubts(study))
+    head = method.headline(equations)
+    listed = "".join(f"<li>{method.prose(reason)}</li>" for reason in method.doubts(study))
     return (
         f'<div class="verdict {tone}"><p class="head">{head}</p>'
         f"<p>{escape(method.verdict_sentence(study))}</p>"
@@ -111,30 +130,59 @@ def _verdict(study: Study) -> str:
     )
 
 
+def _where(equations: Equations) -> str:
+    sentence = scope.range_sentence(equations)
+    return f'<p class="note">{escape(sentence)}</p>' if sentence else ""
+
+
 def _coefficients(equations: Equations) -> str:
     variables = (*equations.names, equations.time, *equations.inputs)
     frame = equations.coefficients
     known = bool(frame["inclusion"].notna().any())
     head = ["Equation", "Term", "Coefficient", "95 % interval"]
     rows = []
-    for row in frame.itertuples():
+    told, measures = given.given(equations), given.units(equations)
+    for i, row in enumerate(frame.itertuples()):
         cells = [
             f"<math><mrow>{name_mathml(row.equation)}<mo>′</mo></mrow></math>",
             term_mathml(row.term, variables),
             with_error(row.value, row.stderr).replace(" ", NO_BREAK),
-            interval(row.value, row.stderr).replace(" to ", f" to{NO_BREAK}"),
+            "given"
+            if (row.equation, row.term) in told
+            else interval(row.value, row.stderr).replace(" to ", f" to{NO_BREAK}"),
         ]
+        if measures is not None:
+            cells.insert(3, escape(measures[i]))
         if known:
             cells.append("" if np.isnan(row.inclusion) else f"{100 * row.inclusion:.0f} %")
         rows.append(cells)
+    below = given.denominators(equations)
+    for each in below:
+        cells = [
+            f"<math><mrow>{name_mathml(each.equation)}<mo>′</mo></mrow></math>",
+            f"{term_mathml(each.term, variables)} in the denominator",
+            with_error(each.value, each.stderr).replace(" ", NO_BREAK),
+            interval(each.value, each.stderr).replace(" to ", f" to{NO_BREAK}"),
+        ]
+        if measures is not None:
+            cells.insert(3, "")
+        rows.append([*cells, ""] if known else cells)
     note = "Coefficient ± standard error, in the units of the data."
+    if below:
+        note += " The constant of every denominator is one."
+    if measures is not None:
+        head.insert(3, "Unit")
     if known:
         head.append("In models")
         note += (
             " The last column is the weight of the models within reach that contain the term: "
             "100 % means that none does without it."
+            if models.fits(equations)
+            else f" The last column is a {models.share_name(equations)}."
         )
-    return _table(head, rows, numeric=(2, 3, 4)) + f'<p class="note">{note}</p>'
+    numeric = (2, 3, 4) if measures is None else (2, 4, 5)
+    text = _table(head, rows, numeric=numeric, stacked=True)
+    return f'{text}<p class="note">{note}</p>'
 
 
 def _fit(study: Study) -> str:
@@ -142,9 +190,12 @@ def _fit(study: Study) -> str:
     noise = method.noise_rows(equations)
     several = len(study.comparisons) > 1
     columns = [] if several else list(noise)
-    head = [*(["Trajectory"] if several else []), "State", "Points", "Missing", "R²", *columns]
+    how, predicted = scope.held_out(equations)
+    more = ["Held-out R²"] if predicted else []
+    head = [*(["Trajectory"] if several else []), "State", "Points", "Missing", "R²", *more]
+    head += columns
     rows = []
-    for comparison in study.comparisons:
+    for i, comparison in enumerate(study.comparisons):
         for j, name in enumerate(equations.names):
             seen = np.isfinite(comparison.y[:, j])
             rows.append(
@@ -154,19 +205,23 @@ def _fit(study: Study) -> str:
                     str(int(seen.sum())),
                     str(int((~seen).sum())),
                     _r2(comparison.r2[j]),
+                    *[_r2(predicted.get(i, {}).get(name, float("nan"))) for _ in more],
                     *[noise[column][j] for column in columns],
                 ]
             )
-    text = _table(head, rows, numeric=range(1 + several, len(head)))
+    text = _table(head, rows, numeric=range(1 + several, len(head)), stacked=True)
     if noise and several:
         per_state = [
             [f"<math>{name_mathml(name)}</math>", *[column[j] for column in noise.values()]]
             for j, name in enumerate(equations.names)
         ]
-        text += _table(["State", *noise], per_state, numeric=range(1, len(noise) + 1))
+        numeric = range(1, len(noise) + 1)
+        text += _table(["State", *noise], per_state, numeric=numeric, stacked=True)
     note = "R² is of the simulation over the whole span from one fitted start."
     if "rms / σ" in noise:
         note += " Where rms / σ is near 1, the model fits as closely as the noise allows."
+    if predicted:
+        note += f" {scope.held_out_sentence(how)}"
     return f'{text}<p class="note">{note}</p>'
 
 
@@ -186,28 +241,42 @@ def _figure(study: Study, path: Path) -> str:
 def _alternatives(equations: Equations) -> str:
     if not equations.alternatives:
         return '<p class="note">No other structure came within reach.</p>'
-    own, best = method.own_weight(equations), method.criterion(equations)
+    shown = models.rows(equations, MOST_ALTERNATIVES)
     rows = [
         [
-            f"{100 * each.weight:.1f} %",
-            number(each.score - best if best is not None else each.score, 3),
-            _plain_text(each.equations),
+            f"<b>{models.percent(row.share)}</b>" if row is shown[0] else models.percent(row.share),
+            "n/a" if row.distance is None else number(row.distance, 3),
+            method.prose(row.difference) or "(above)",
+            _plain_text(row.equations),
         ]
-        for each in equations.alternatives[:MOST_ALTERNATIVES]
+        for row in shown
+        if row.share is not None
     ]
-    if own is not None:
-        rows.insert(0, [f"<b>{100 * own:.1f} %</b>", "0", f"{_plain_text(equations)} (above)"])
-    more = len(equations.alternatives) - MOST_ALTERNATIVES
-    note = (
-        "Weight among all structures within reach, and how far the criterion, of which less is "
-        "better, lies above that of the equations chosen."
-    )
-    if more > 0:
-        note += f" {more} more in equations.json."
+    kind = "Weight" if models.fits(equations) else "Share"
+    head = [kind, "Distance", "What differs", "Equations"]
+    text = _table(head, rows, numeric=(0, 1), stacked=True)
+    note = models.note(equations, len(shown) - 1)
     return (
-        '<div class="alternatives">'
-        + _table(["Weight", "Distance", "Equations"], rows, numeric=(0, 1))
-        + f'</div><p class="note">{note}</p>'
+        f'<div class="alternatives">{text}</div><p class="note">{note}</p>'
+        f"{_further_terms(equations)}"
+    )
+
+
+def _further_terms(equations: Equations) -> str:
+    """Terms that the answer lacks and others have."""
+    variables = (*equations.names, equations.time, *equations.inputs)
+    found = models.further_terms(equations)
+    if not found:
+        return ""
+    items = "".join(
+        f"<li>{term_mathml(term, variables)} in <math><mrow>{name_mathml(state)}<mo>′</mo></mrow>"
+        f"</math>: {escape(f'{100 * share:.0f} %')}</li>"
+        for state, term, share in found
+    )
+    kind = "Weight" if models.fits(equations) else "Share"
+    return (
+        f'<p class="note">{kind} of the structures that have terms which the equations above '
+        f'lack:</p><ul class="terms">{items}</ul>'
     )
 
 
@@ -234,7 +303,7 @@ def _data(study: Study) -> str:
                 ]
             )
     head = ["Trajectory", "Column", "Smallest", "Mean", "Largest", "Std. dev."]
-    return _table(head, rows, numeric=(2, 3, 4, 5))
+    return _table(head, rows, numeric=(2, 3, 4, 5), stacked=True)
 
 
 def _method(study: Study) -> str:

@@ -76,7 +76,11 @@ def draw_phase_portrait(
 
 def _window(paths: Sequence[Orbit], j: int, margin: float = 0.12) -> tuple[float, float]:
     """The range of one state over data, or over curves where there are none, with a margin."""
-    parts = [p.model[:, j] if p.data is None else p.data[:, j] for p in paths]
+    # A hidden state has no data, whatever the trajectory.
+    parts = [
+        p.model[:, j] if p.data is None or np.isnan(p.data[:, j]).all() else p.data[:, j]
+        for p in paths
+    ]
     values = np.concatenate(parts)
     low, high = float(np.nanmin(values)), float(np.nanmax(values))
     room = (high - low) or abs(high) or 1.0

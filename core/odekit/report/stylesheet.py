@@ -44,7 +44,12 @@ th { text-align: left; font-weight: 600; font-size: 13.5px; color: var(--soft);
   border-bottom: 1.5px solid var(--ink); padding: 6px 14px 6px 0; white-space: nowrap; }
 td { padding: 7px 14px 7px 0; border-bottom: 1px solid var(--line); vertical-align: baseline;
   white-space: nowrap; }
-.alternatives td:last-child { white-space: normal; min-width: 240px; }
+.alternatives td { white-space: normal; }
+.alternatives td.number { white-space: nowrap; }
+.alternatives td:nth-child(3) { min-width: 150px; }
+.alternatives td:last-child { min-width: 240px; }
+.terms { margin: 0; padding: 0; list-style: none; font-size: 15px; }
+.terms li { display: inline-block; margin: 0 22px 4px 0; white-space: nowrap; }
 th.number, td.number { text-align: right; }
 th:last-child, td:last-child { padding-right: 0; }
 figure { margin: 0; }
@@ -71,6 +76,15 @@ footer { margin-top: 48px; padding-top: 14px; border-top: 1px solid var(--line);
   th { font-size: 12.5px; white-space: normal; vertical-align: bottom; }
   th, td { padding-right: 8px; }
   td { white-space: normal; }
+  .stacked thead { display: none; }
+  .stacked, .stacked table, .stacked tbody { display: block; }
+  .stacked table { font-size: 14px; }
+  .stacked tr { display: block; padding: 7px 0; border-bottom: 1px solid var(--line); }
+  .stacked td, .stacked td.number { display: grid; grid-template-columns: 120px 1fr; gap: 10px;
+    padding: 2px 0; border: 0; text-align: left; min-width: 0; white-space: normal;
+    overflow-wrap: anywhere; }
+  .stacked td::before { content: attr(data-name); color: var(--soft); }
+  .alternatives td:nth-child(3), .alternatives td:last-child { min-width: 0; }
   dl { grid-template-columns: 1fr; gap: 0; }
   dd { margin-bottom: 8px; }
 }

@@ -80,6 +80,8 @@ def _draw_state(axes: Any, comparison: Comparison, j: int, shade: str) -> None:
 def _keep_in_sight(axes: Any, comparisons: Sequence[Comparison], j: int) -> None:
     """The data decide the range; a model that runs away leaves the picture."""
     values = np.concatenate([c.y[:, j] for c in comparisons])
+    if np.isnan(values).all():  # a hidden state
+        return
     low, high = float(np.nanmin(values)), float(np.nanmax(values))
     room = (high - low) or abs(high) or 1.0
     bottom, top = axes.get_ylim()
@@ -121,33 +123,98 @@ def draw_residuals(
     time: str,
     comparisons: Sequence[Comparison],
     kind: str = "additive",
+    noise: Sequence[float | None] = (),
 ) -> None:
-    """Standardised residuals per state: against time, and against the normal distribution."""
+    """Standardised residuals per state: against time, the normal distribution, and themselves.
+
+    Args:
+        path: of the picture.
+        names: the states.
+        time: name of time.
+        comparisons: one per trajectory.
+        kind: the noise model.
+        noise: the noise level over the residuals', per state; None where it is not known.
+    """
     height = 0.7 + max(len(names) * 2.2, 2.6)
     several = told_apart(comparisons)
 
     def fill(figure: Any) -> None:
         grid = figure.subplots(
-            len(names), 2, squeeze=False, sharex="col", gridspec_kw={"width_ratios": (2.1, 1)}
+            len(names), 3, squeeze=False, sharex="col", gridspec_kw={"width_ratios": (2.1, 1, 1)}
         )
         for j, (row, name) in enumerate(zip(grid, names, strict=True)):
             row[0].axhspan(-1.96, 1.96, color=SOFT, alpha=0.09, linewidth=0)
             row[0].axhline(0, color=SOFT, linewidth=0.9)
+            _draw_level(row[0], noise[j] if j < len(noise) else None)
             for i, comparison in enumerate(comparisons):
                 shade = colour(i if several else j)
                 _draw_over_time(row[0], comparison, j, shade)
             shade = SOFT if several else colour(j)
-            _draw_quantiles(row[1], [c.residuals[:, j] for c in comparisons], shade)
+            parts = [c.residuals[:, j] for c in comparisons]
+            _draw_quantiles(row[1], parts, shade)
+            _draw_memory(row[2], parts, shade)
             row[0].set_ylabel(f"{name}\nresidual / σ")
         grid[0, 0].set_title(f"{_NOISE.get(kind, 'Residuals')} over time")
         grid[0, 1].set_title("Normal plot")
+        grid[0, 2].set_title("Memory")
         set_time_axis(grid[-1, 0], time, np.concatenate([c.t for c in comparisons]))
         grid[-1, 1].set_xlabel("normal quantile")
+        grid[-1, 2].set_xlabel("rows apart")
         figure.align_ylabels(grid[:, 0])
         if several:
             legend_above(figure, *trajectory_legend([c.label for c in comparisons]))
 
     draw(path, 8.0, height, fill)
+
+
+def _draw_level(axes: Any, level: float | None) -> None:
+    """Where 95 % of the noise lies, if it is known."""
+    if level is not None and np.isfinite(level) and level > 0:
+        for sign in (-1.96, 1.96):
+            axes.axhline(sign * level, color=SOFT, linewidth=0.9, linestyle=(0, (4, 3)))
+
+
+def memory_of(parts: Sequence[Any], most: int = 12) -> tuple[list[float], list[float]]:
+    """Correlations of residuals so many rows apart, and where 95 % of white ones lie.
+
+    Args:
+        parts: residuals of one state, one array ``(n,)`` per trajectory, NaN where missing.
+        most: largest distance in rows.
+
+    Returns:
+        Correlation and half width of the strip for distances 1, 2, ...
+    """
+    seen = [part[np.isfinite(part)] for part in parts]
+    longest = max((len(e) for e in seen), default=0)
+    square = sum(float(e @ e) for e in seen)
+    found: list[float] = []
+    strip: list[float] = []
+    for lag in range(1, min(most, longest // 4) + 1):
+        pairs = sum(max(len(e) - lag, 0) for e in seen)
+        if pairs == 0 or square <= 0:
+            break
+        found.append(sum(float(e[lag:] @ e[:-lag]) for e in seen if len(e) > lag) / square)
+        strip.append(1.96 / float(np.sqrt(pairs)))
+    return found, strip
+
+
+def _draw_memory(axes: Any, parts: Sequence[Any], shade: str) -> None:
+    found, strip = memory_of(parts)
+    lags = np.arange(1, len(found) + 1)
+    axes.axhline(0, color=SOFT, linewidth=0.9)
+    axes.set_ylim(-1, 1)
+    if not found:
+        return
+    axes.fill_between(
+        [0.4, *lags[1:-1], len(found) + 0.6] if len(found) > 1 else [0.4, 1.6],
+        [-strip[0], *[-s for s in strip[1:-1]], -strip[-1]],
+        [strip[0], *strip[1:-1], strip[-1]],
+        color=SOFT,
+        alpha=0.09,
+        linewidth=0,
+    )
+    axes.bar(lags, found, width=0.55, color=shade)
+    axes.set_xlim(0.4, len(found) + 0.6)
 
 
 _NOISE = {

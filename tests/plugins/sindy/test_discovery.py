@@ -233,7 +233,7 @@ def test_data_that_say_nothing_get_one_clear_line(series, message):
     ("options", "message"),
     [
         ({"library": "polinomial"}, "did you mean 'polynomial'"),
-        ({"smoother": "spline"}, "write one of auto, gp"),
+        ({"smoother": "kalman"}, "write one of auto, gp"),
         ({"noise": "lognormal"}, "did you mean 'log-normal'"),
         ({"degree": 0}, "degree must be an integer from 1 to 6"),
         ({"time_limit": 0}, "time_limit must be positive"),

@@ -87,6 +87,7 @@ def test_the_ladder_climbs_and_stops_where_it_is_told():
         "polynomials up to degree 2",
         "polynomials up to degree 3",
         "polynomials up to degree 3, sine and cosine",
+        "polynomials up to degree 3, fractions",
     ]
     assert [library.degree for library in ladder(2, 0, scale, "polynomial", 2)] == [1, 2]
     (only,) = ladder(2, 0, scale, "trig", 1)

@@ -10,7 +10,7 @@ from odekit_sindy.budget import Budget
 from odekit_sindy.data import Dataset, Trajectory
 from odekit_sindy.layout import arrange
 from odekit_sindy.library import Library
-from odekit_sindy.search import Linear, Start, SubsetSearch, ebic, penalty, project_out
+from odekit_sindy.search import Linear, Start, SubsetSearch, ebic, prices, project_out
 from odekit_sindy.shooting import FLOOR, Shooting
 
 TRUE = (1, 4, 6 + 2, 6 + 4)
@@ -38,19 +38,26 @@ def test_ebic_by_hand():
     layout = finder.shooting.layout
     rss, gaps = np.array([0.8, 0.2]), np.array([0.01, 0.0])
     expected = (
-        80 * np.log(0.8 / 80 + FLOOR**2 + 10 * 0.01 / 80)
-        + 80 * np.log(0.2 / 80 + FLOOR**2)
-        + 3 * (np.log(160) + 2 * np.log(6))
+        80 * np.log(0.8 / 80 + FLOOR**2 + 10 * 0.01 / 80) + 80 * np.log(0.2 / 80 + FLOOR**2) + 21.5
     )
-    assert ebic(layout, 6, rss, gaps, 3) == pytest.approx(expected, rel=1e-12)
-    assert penalty(layout, 6) == pytest.approx(np.log(160) + 2 * np.log(6))
+    assert ebic(layout, rss, gaps, 21.5) == pytest.approx(expected, rel=1e-12)
+
+
+def test_a_term_costs_the_same_in_every_library_that_holds_it():
+    layout = search()[0].shooting.layout
+    linear, quadratic, waves = (prices(layout, Library(2, p, trig=p == 3)) for p in (1, 2, 3))
+    each = np.log(160) + 2 * np.log([3, 3, 3, 6, 6, 6])
+    assert quadratic == pytest.approx(np.tile(each, 2))
+    assert linear == pytest.approx(np.tile(each[:3], 2))
+    assert waves[:6] == pytest.approx(each)
+    assert waves[6:14] == pytest.approx(np.log(160) + 2 * np.log([10] * 4 + [14] * 4))
 
 
 def test_the_shape_of_the_noise_enters_the_criterion():
     data = Dataset((Trajectory(np.arange(10.0), np.ones((10, 1)), np.zeros((10, 0))),), ("x",))
     h = np.linspace(0.5, 2, 10)[:, None]
     plain, shaped = (arrange(data, (s,)) for s in (np.ones((10, 1)), h))
-    args = (3, np.array([1.0]), np.array([0.0]), 2)
+    args = (np.array([1.0]), np.array([0.0]), 10.0)
     assert ebic(shaped, *args) - ebic(plain, *args) == pytest.approx(2 * np.log(h).sum())
 
 
@@ -110,7 +117,7 @@ def test_no_time_means_no_more_rounds():
     visited = []
     for seconds in (1e-9, 60.0):
         finder, start = search(seconds=seconds)
-        (fitted,) = finder.fit_starts([Start((1, 6 + 2), np.zeros(2), start)])
+        (fitted,) = finder.fit_starts([Start(TRUE[:3], np.array([1.5, -1.0, -3.0]), start)])
         finder.climb(fitted)
         assert finder.budget.cut == (seconds < 1)
         visited.append(len(finder.visited))

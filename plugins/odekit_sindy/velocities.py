@@ -1,0 +1,176 @@
+"""Positions observed, velocities not: second-order systems, searched in both.
+
+Where ``q' = v`` is known, the velocities need no data: their first guess is the slope of the
+smoothed positions, every segment's start has its own, and what is compared with data is positions
+alone. Only for such pairs; other hidden states have coordinates of their own choice, and no
+search can name terms in those.
+
+Shapes: ``d`` states are observed, ``D`` are integrated, the velocities last; ``chain`` leads from
+    the place of a position to that of its velocity.
+Units: `widened` takes and gives scaled ones, `search` the caller's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from odekit_sindy import pipeline
+from odekit_sindy.budget import Budget
+from odekit_sindy.candidates import best_by_size
+from odekit_sindy.data import Dataset, Scales, Trajectory, first_scales, scaled
+from odekit_sindy.knowledge import Knowledge
+from odekit_sindy.known_libraries import informed
+from odekit_sindy.library import Library, ladder
+from odekit_sindy.rational import Rational
+from odekit_sindy.rules import Rules
+from odekit_sindy.shooting import FLOOR
+from odekit_sindy.smoothing import Samples, Smoothed, queries, smooth
+
+Chain = Mapping[int, int]
+
+
+def with_velocities(dataset: Dataset, names: Sequence[str]) -> Dataset:
+    """The same data with a column without values for every velocity.
+
+    Args:
+        dataset: positions.
+        names: of all states, positions first.
+    """
+    more = len(names) - dataset.dim
+    parts = tuple(
+        Trajectory(part.t, np.column_stack([part.y, np.full((len(part.t), more), np.nan)]), part.u)
+        for part in dataset.trajectories
+    )
+    return replace(dataset, trajectories=parts, names=tuple(names))
+
+
+def search(
+    dataset: Dataset,
+    chain: Chain,
+    names: Sequence[str],
+    budget: Budget,
+    *,
+    library: str = "auto",
+    degree: int | None = None,
+    noise: str = "auto",
+    smoother: str = "auto",
+    slope: pipeline.Slope | None = None,
+    further: Sequence[Samples] = (),
+    knowledge: Knowledge | None = None,
+) -> tuple[pipeline.Found, Dataset]:
+    """The search of `pipeline.run` with the velocities as states.
+
+    Args:
+        dataset: positions, ``(n, d)``.
+        chain: which state is the derivative of which position.
+        names: of all ``D`` states.
+        budget: time limit and listener.
+        library: see `odekit_sindy.library.ladder`.
+        degree: see `odekit_sindy.library.ladder`.
+        noise: see `odekit_sindy.smoothing.smooth`.
+        smoother: see `odekit_sindy.smoothing.smooth`.
+        slope: a trained field of all states.
+        further: more samples of all states.
+        knowledge: about all states, that the positions' equations are the velocities among it.
+
+    Returns:
+        The outcome, and the data with the velocities' columns.
+    """
+    first = first_scales(dataset)
+    plain = scaled(dataset, first)
+    models, evidence = smooth(plain, noise, lambda share: budget.tell("smoothing", share), smoother)
+    smoothed, speed = widened(plain, models[0], chain)
+    order = _positions(chain)
+    size = (speed * first.state / first.time)[order]
+    scales = Scales(np.concatenate([first.state, size]), first.input, first.time)
+    whole = with_velocities(dataset, names)
+    x = np.concatenate(smoothed.states) * scales.state
+    spans = np.stack([x.min(0), x.max(0)], axis=1)
+    plain_ones = ladder(len(names), len(dataset.drives), scales.state, library, degree, spans)
+    if knowledge is None:
+        libraries = [_ruled(each, chain) for each in plain_ones]
+    else:
+        inputs = np.concatenate([part.u for part in dataset.trajectories])
+        points = np.concatenate([x, inputs], axis=1).T
+        units = np.concatenate([scales.state, scales.input])
+        libraries, notes = informed(plain_ones, knowledge, points, units)
+        whole = replace(whole, notes=(*whole.notes, *notes))
+    found = pipeline.climb(
+        whole, scales, smoothed, evidence, libraries, budget, FLOOR, slope, best_by_size, further
+    )
+    budget.tell("search: other starts", 0.0)
+    return pipeline.restarted(found, budget), whole
+
+
+def _positions(chain: Chain) -> list[int]:
+    """Places of the positions in the order of their velocities."""
+    return sorted(chain, key=lambda position: chain[position])
+
+
+def _ruled(library: Library, chain: Chain) -> Library:
+    if isinstance(library, Rational):
+        return Rational.of(_ruled(library.plain, chain))
+    return replace(library, rules=kinematic(library, chain))
+
+
+def kinematic(library: Library, chain: Chain) -> Rules:
+    """Rules by which each position's equation is its velocity, in the caller's units."""
+    shape = (library.dim, library.size)
+    allowed, offset = np.ones(shape, dtype=bool), np.zeros(shape)
+    for position, velocity in chain.items():
+        unit = tuple(int(i == velocity) for i in range(library.dim + library.inputs))
+        allowed[position] = False
+        offset[position, library.place[unit]] = 1.0
+    return Rules(allowed, np.zeros(shape, bool), offset, np.zeros(shape, int))
+
+
+def widened(dataset: Dataset, smoothed: Smoothed, chain: Chain) -> tuple[Smoothed, np.ndarray]:
+    """Smoothed positions with their slopes as further states.
+
+    Args:
+        dataset: positions, scaled.
+        smoothed: of these.
+        chain: which state is the derivative of which position.
+
+    Returns:
+        Positions and velocities, these with standard deviation one, and what they were divided
+        by ``(d,)``.
+    """
+    order = _positions(chain)
+    samples = smoothed.samples
+    speed = samples.dx.std(0)
+    speed = np.where(speed > 0, speed, 1.0)
+    velocity = samples.dx / speed
+    states, accelerations, at = [], [], 0
+    for part, rows, query in zip(
+        dataset.trajectories, smoothed.states, queries(dataset), strict=True
+    ):
+        here = velocity[at : at + len(query)]
+        at += len(query)
+        columns = [np.interp(part.t, query, here[:, i]) for i in order]
+        states.append(np.column_stack([rows, *columns]))
+        accelerations.append(np.gradient(here, query, axis=0))
+    slopes = np.concatenate(accelerations)
+    both = Samples(
+        samples.t,
+        np.concatenate([samples.x, velocity[:, order]], axis=1),
+        np.concatenate([samples.dx, slopes[:, order]], axis=1),
+        samples.u,
+    )
+    ones = [np.ones((len(h), len(order))) for h in smoothed.shape]
+    return (
+        replace(
+            smoothed,
+            shape=tuple(
+                np.concatenate(pair, axis=1) for pair in zip(smoothed.shape, ones, strict=True)
+            ),
+            sigma=np.concatenate([smoothed.sigma, np.full(len(order), smoothed.sigma.mean())]),
+            states=tuple(states),
+            samples=both,
+            smoother=f"{smoothed.smoother}, velocities from its slopes",
+        ),
+        speed,
+    )
