@@ -91,9 +91,7 @@ def further_terms(equations: Equations) -> list[tuple[str, str, float]]:
         for item in listed
         if isinstance(item, dict) and item.keys() >= {"equation", "term", "inclusion"}
     ]
-    others = [
-        row for row in found if (row[0], form(row[1])) not in own and row[2] >= LEAST_SHARE
-    ]
+    others = [row for row in found if (row[0], form(row[1])) not in own and row[2] >= LEAST_SHARE]
     return sorted(others, key=lambda row: -row[2])[:MOST_TERMS]
 
 

@@ -211,11 +211,8 @@ def sine(n):
             "state 'b' is constant .*names=",
         ),
         (
-            lambda: [
-                TimeSeries(np.arange(20.0), sine(20)),
-                TimeSeries(np.arange(4.0), [np.nan, 1, np.nan, np.nan]),
-            ],
-            r"series\[1\] has 1 row",
+            lambda: TimeSeries(np.arange(4.0), [np.nan, 1, np.nan, np.nan]),
+            r"series has 1 row",
         ),
         (
             lambda: TimeSeries(np.arange(20.0), sine(20), np.r_[np.nan, sine(19)]),

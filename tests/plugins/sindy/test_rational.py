@@ -11,6 +11,9 @@ import torch
 from scipy.integrate import solve_ivp
 
 import odekit
+from odekit.differences import form
+from odekit.formulas import parse
+from odekit.report import models
 from odekit_sindy.budget import Budget
 from odekit_sindy.data import Dataset, Trajectory
 from odekit_sindy.layout import arrange
@@ -289,6 +292,25 @@ def test_a_fraction_works_wherever_equations_do(noisy, tmp_path):
     np.testing.assert_allclose(
         noisy.to_pysindy().predict(np.array([[x]]))[0, 0], expected, rtol=1e-4
     )
+
+
+def test_terms_of_all_structures_within_reach_can_be_read(noisy):
+    rows = noisy.diagnostics["inclusion"]
+    own = {(term.equation, term.term): term.inclusion for term in noisy.terms}
+    for row in rows:
+        assert parse(row["term"], ["x0"]).free_symbols <= {sympy.Symbol("x0")}
+    for pair, share in own.items():
+        assert [r["inclusion"] for r in rows if (r["equation"], r["term"]) == pair] == [share]
+    words = [row.difference for row in models.rows(noisy, 9)]
+    assert any("/(1 + c*x0)" in text or "more in x0'" in text for text in words)
+    assert not any("/(1 + 3" in text for text in words)
+    missing = {(equation, form(term)) for equation, term, _ in models.further_terms(noisy)}
+    assert ("x0", "x0/(1 + c*x0)") not in missing
+
+
+def test_numbers_in_denominators_are_no_part_of_the_form():
+    assert form("x*y/(1 - 1e-05*x + 2.5*y**2)") == "x*y/(1 + c*x + c*y**2)"
+    assert form("2*x") == "2*x"
 
 
 def test_one_noisy_decay_is_not_taken_for_a_polynomial_with_confidence():

@@ -10,7 +10,7 @@ import pytest
 import odekit
 from odekit import Equations, ProblemError, TimeSeries
 
-SHORT = TimeSeries([0.0, 1.0], [[1.0, 2.0], [1.1, 2.1]], names=["x", "y"])
+SHORT = TimeSeries([0.0, 1.0, 2.0], [[1.0, 2.0], [1.1, np.nan], [np.nan] * 2], names=["x", "y"])
 REST = TimeSeries(np.linspace(0, 9, 30), np.full((30, 2), [3.0, 1.5]), names=["x", "y"])
 
 
