@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from odekit.equations import Equations
     from odekit.refined import Refined
 
+_OF_REFINE = ("noise", "seed", "time_limit", "progress")
+"""Options of discovery that mean something to a fit without a search."""
+
 
 class PostProcessor(ABC):
     """Write down the equations of a field."""
@@ -131,11 +134,12 @@ def discover(series: TimeSeries | Sequence[TimeSeries], **options: Any) -> Equat
         series: one `TimeSeries` or several of the same system; irregular times and missing
             values are fine.
         **options: options of the post-processor ``discovery``: ``names`` of the states,
-            ``library`` (``"auto"``, ``"polynomial"``, ``"trig"``), ``degree``, ``smoother``
-            (``"gp"``, ``"spline"``, or a trained field), ``noise`` (``"auto"``, ``"additive"``,
-            ``"multiplicative"``, ``"log-normal"``), what is known (``known``, ``known_terms``,
-            ``forbidden``, ``forced``, ``constraints``, ``terms``, ``units``, ``hidden``),
-            ``holdout`` (trajectories to keep out and predict), ``seed``, ``time_limit`` in
+            ``library`` (``"auto"``, ``"polynomial"``, ``"trig"``, ``"exp"``, ``"rational"``),
+            ``degree``, ``smoother`` (``"auto"``, ``"gp"``, ``"spline"``, ``"node"``, or a trained
+            field), ``candidates`` (``"best_subset"`` or a PySINDy optimizer), ``noise``
+            (``"auto"``, ``"additive"``, ``"multiplicative"``, ``"log-normal"``), what is
+            known (``known``, ``known_terms``, ``forbidden``, ``forced``, ``constraints``,
+            ``terms``, ``units``, ``hidden``), ``holdout`` (trajectories to keep out and predict), ``seed``, ``time_limit`` in
             seconds, and ``progress``, a function of stage and fraction;
             ``help(type(odekit.create("postprocessor", "discovery")))`` says more.
 
@@ -179,6 +183,7 @@ def refine(
     Raises:
         ProblemError: a model that cannot be read, or a name that does not exist.
         DiscoveryError: too little data.
+        IncompatibleError: an option of `discover` that has no meaning here.
 
     Example:
         >>> import numpy as np, odekit
@@ -187,6 +192,12 @@ def refine(
         >>> odekit.refine({"x": "-k*x"}, series).parameters["value"].round(4).to_dict()
         {'k': 0.7}
     """
+    unknown = sorted(set(options) - set(_OF_REFINE))
+    if unknown:
+        raise IncompatibleError(
+            f"refine searches for nothing, so it does not take {unknown[0]}=: its options are "
+            f"start, fix, positive, bounds, {', '.join(_OF_REFINE)}"
+        )
     return create("postprocessor", "discovery", **options).refine(  # type: ignore[no-any-return]
         model, series, start=start, fix=fix, positive=positive, bounds=bounds
     )

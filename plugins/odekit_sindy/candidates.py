@@ -24,8 +24,10 @@ MOST_SETS = 20_000
 
 def normalised(gram: np.ndarray, g: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Gram matrix and right-hand side of unit columns, and the columns' lengths."""
-    length = np.sqrt(np.maximum(np.diag(gram), 1e-300))
-    return gram / length[:, None] / length, g / length, length
+    diagonal = np.diag(gram)
+    there = diagonal > 1e-300
+    length = np.sqrt(np.where(there, diagonal, 1.0))
+    return gram / length[:, None] / length, np.where(there, g / length, 0.0), length
 
 
 def largest_size(functions: int) -> int:

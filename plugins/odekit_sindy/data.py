@@ -213,7 +213,24 @@ def _trajectory(
         raise DiscoveryError(
             f"{which} has missing values in its inputs: fill them in, or leave those rows out"
         )
-    return Trajectory(t[seen] - t[seen][0], y[seen], u[seen])
+    rows = _needed(t, u, seen)
+    return Trajectory(t[rows] - t[rows][0], y[rows], u[rows])
+
+
+def _needed(t: np.ndarray, u: np.ndarray, seen: np.ndarray) -> np.ndarray:
+    """Rows to keep: those with observed states, and those that tell how the inputs went between.
+
+    Inputs are followed along straight lines from row to row, so a row without states may go only
+    if all inputs lie on the lines between the rows that stay.
+    """
+    first, last = np.flatnonzero(seen)[[0, -1]]
+    inside = np.zeros(len(t), dtype=bool)
+    inside[first : last + 1] = True
+    for column in u.T:
+        line = np.interp(t, t[seen], column[seen])
+        if np.any(np.abs(column - line)[inside] > 1e-6 * np.ptp(column)):
+            return inside
+    return seen
 
 
 def _array(values: Any) -> np.ndarray:
@@ -243,14 +260,17 @@ def _check_content(dataset: Dataset) -> None:
 def _thinned(dataset: Dataset) -> Dataset:
     if dataset.rows <= MOST_ROWS:
         return dataset
-    stride = -(-dataset.rows // MOST_ROWS)
+    seen = [np.isfinite(part.y).any(axis=1) for part in dataset.trajectories]
+    stride = -(-sum(int(rows.sum()) for rows in seen) // MOST_ROWS)
     parts = tuple(
-        Trajectory(part.t[::stride], part.y[::stride], part.u[::stride])
-        if len(part.t) > 2 * stride
+        Trajectory(part.t[rows][::stride], part.y[rows][::stride], part.u[rows][::stride])
+        if rows.sum() > 2 * stride
         else part
-        for part in dataset.trajectories
+        for part, rows in zip(dataset.trajectories, seen, strict=True)
     )
-    note = f"one row in {stride} of {dataset.rows} was used"
+    note = f"one row in {stride} of those with observed states was used"
+    if dataset.inputs:
+        note += ", and inputs between them along straight lines"
     return replace(dataset, trajectories=parts, notes=(*dataset.notes, note))
 
 

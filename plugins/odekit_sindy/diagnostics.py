@@ -17,6 +17,12 @@ from odekit_sindy.refit import Final
 from odekit_sindy.specification import Finding
 
 MOST_FINDINGS = 5
+SMOOTHERS = {
+    "gp": "gaussian process",
+    "spline": "smoothing spline",
+    "library": "trajectories of a whole library",
+}
+"""Smoothers in words; what comes after a comma is said already."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +69,7 @@ def diagnostics(account: Account) -> dict[str, object]:
             {"library": r.library.name, "ebic": float(r.best.ebic), "terms": len(r.best.support)}
             for r in found.rungs
         ],
-        "smoother": "gaussian process",
+        "smoother": _in_words(found.smoothed.smoother),
         "points": found.dataset.rows,
         "values": seen.data,
         "trajectories": len(found.dataset.trajectories),
@@ -86,6 +92,11 @@ def diagnostics(account: Account) -> dict[str, object]:
         "omitted": [_finding(f) for f in seen.findings.omitted[:MOST_FINDINGS]],
         **_holdout(account),
     }
+
+
+def _in_words(smoother: str) -> str:
+    name, *more = smoother.split(", ")
+    return ", ".join([SMOOTHERS.get(name, name), *more])
 
 
 def _noise(account: Account) -> dict[str, object]:

@@ -2,9 +2,10 @@
 
 The pipeline scales the data, chooses a noise model, smooths, proposes supports, and decides
 between them in trajectory space by multiple shooting and EBIC. It expects every state to be
-observed; hidden states give wrong equations. A trained field can propose terms, with its slopes
-as ``smoother=``, or through `odekit.postprocess` with ``series=``. For the equations of a trained
-field without data use the post-processor ``sindy``, which is faster and needs no noise model.
+observed, but for velocities that are named as ``hidden``; other hidden states give wrong
+equations. A trained field can propose terms, with its slopes as ``smoother=``, or through
+`odekit.postprocess` with ``series=``. For the equations of a trained field without data use the
+post-processor ``sindy``, which is faster and needs no noise model.
 
 Shapes: see `odekit.TimeSeries`.
 """
@@ -372,6 +373,7 @@ class Discovery(PostProcessor):
             cut=budget.cut,
             kept=kept,
             predict=self.holdout is not None and not budget.cut,
+            places=chosen.kept,
         )
         budget.tell("done", 1.0)
         equations.diagnostics["judged_by"] = "data" if known_noise else "field"

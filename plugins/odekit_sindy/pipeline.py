@@ -1,9 +1,10 @@
 """The stages in order: scale, smooth, climb the ladder of libraries, settle the noise model.
 
 Each stage is a module of its own and can be used alone: `data`, `smoothing`, `candidates`,
-`shooting`, `search`. Here they are joined: every rung of the ladder is searched from several
-starts; the ladder ends at the first rung that fits to the noise, unless a look at the next
-library promises more.
+`elimination`, `shooting`, `search`. Here they are joined: every rung of the ladder is searched
+from several starts, from below by slopes and from above by elimination; a rung that cannot hold
+the answer is passed over, and the ladder ends at the first rung that fits to the noise, unless a
+look at the next library promises more.
 
 Units: everything in scaled units; `Found.scales` leads back.
 """
@@ -150,7 +151,9 @@ def run(
     if noise == "auto" and not budget.over:
         other = _better_noise(found, models)
         if other is not None:
-            rest = libraries[max(found.chosen - 1, 0) :]
+            name = found.rungs[found.chosen].library.name
+            place = [library.name for library in libraries].index(name)
+            rest = libraries[max(place - 1, 0) :]
             again = climb(dataset, scales, other, evidence, rest, *options)
             if again.at_noise and again.best.ebic < found.best.ebic:
                 found = again

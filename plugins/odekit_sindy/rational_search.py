@@ -104,7 +104,7 @@ class _Offered:
         fractions = theta[self.library.above] * inverse[:, None]
         derivatives = -fractions * (below * inverse)[:, None]
         whole = np.concatenate([fractions, derivatives], axis=1)
-        return np.asarray(whole.reshape(self.width, -1))
+        return np.asarray(whole.reshape(self.width, points.shape[-1]))
 
 
 @dataclass(frozen=True)

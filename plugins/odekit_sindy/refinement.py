@@ -74,7 +74,15 @@ def refine(
     fitted = ParameterFit(formulas, dataset, budget, noise, seed).run()
     budget.tell("done", 1.0)
     if isinstance(model, Equations):
-        return as_equations(model, fitted)
+        refined = as_equations(model, fitted)
+        table = model.diagnostics.get("denominators")
+        if table:
+            refined.diagnostics["denominators"] = table
+            refined.warnings.append(
+                "Note: the numbers in denominators were held as they are, so the errors of the "
+                "coefficients do not know theirs; give the formulas with parameters to fit both."
+            )
+        return refined
     return as_formulas(fitted)
 
 

@@ -104,7 +104,10 @@ def _contributing(shooting: Shooting[Library], models: Models) -> Support:
 def contributing(
     library: Library, support: Support, c: np.ndarray, points: np.ndarray
 ) -> list[int]:
-    """Positions of the terms whose share of their equation's largest term is not negligible.
+    """Positions of the terms that matter to the slope of their equation.
+
+    The slope itself is the measure, since large terms may cancel: a pressure far from zero has
+    terms a thousand times its slope.
 
     Args:
         library: of the terms; by its rules, forced and shared terms stay whatever their share.
@@ -114,10 +117,13 @@ def contributing(
     """
     share, rules = library.shares(support, c, points), library.rules
     equation = np.array(support, dtype=int) // library.size
+    alone = Models.of([support], [c], [np.zeros((library.dim, 1))], library.size)
+    slope, _ = library.bind(alone, sensitivities=False)(points[None], None)
+    size = np.sqrt((slope[0] ** 2).mean(1))
     kept = [
         i
         for i, value in enumerate(share)
-        if value >= NEGLIGIBLE * share[equation == equation[i]].max()
+        if value >= NEGLIGIBLE * min(size[equation[i]], share[equation == equation[i]].max())
         or (rules is not None and rules.protected(support[i]))
     ]
     return library.completed(support, kept)

@@ -94,6 +94,7 @@ def summarise(
     cut: bool,
     kept: Kept | None = None,
     predict: bool = True,
+    places: Sequence[int] = (),
 ) -> Equations:
     """The final fit, its uncertainty, the alternatives and the verdict.
 
@@ -105,6 +106,7 @@ def summarise(
         kept: trajectories to predict, if some were kept out of the search.
         predict: whether, of several trajectories, each is left out of the fit in turn and
             predicted; it has no effect with ``kept``.
+        places: the caller's number of each trajectory, those kept out among them.
     """
     rung = found.rungs[found.chosen]
     final = finish(rung.search.shooting, rung.best)
@@ -152,6 +154,8 @@ def summarise(
         slow=too_slow(setting),
         findings=findings,
         weight=weights[own],
+        places=places,
+        learned=_learned(found, held),
         predicted={} if held is None else held.by_index,
         predicted_excess={} if held is None else held.excess(_level(found, final)),
     )
@@ -346,6 +350,13 @@ def _predicted(found: Found, final: Final, kept: Kept | None, *, predict: bool) 
     if not predict:
         return None
     return left_out_in_turn(shooting, final.support, final.c, final.states, found.dataset, shape)
+
+
+def _learned(found: Found, held: HeldOut | None) -> list[int]:
+    """Which trajectories were learned from, counted with those kept out."""
+    out = held.trajectories if held is not None and held.how == "kept out" else ()
+    count = len(found.dataset.trajectories) + len(out)
+    return [i for i in range(count) if i not in out]
 
 
 def _level(found: Found, final: Final) -> np.ndarray:

@@ -8,7 +8,7 @@ Units: the caller's.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -45,16 +45,13 @@ class Usable:
         Raises:
             ProblemError: one of them was left out.
         """
-        single = isinstance(holdout, int) and not isinstance(holdout, bool)
-        if not self.notes or not (single or isinstance(holdout, Sequence)):
+        if not self.notes or holdout is None or isinstance(holdout, str | float):
             return holdout
-        if isinstance(holdout, str):
-            return holdout
-        wanted = [holdout] if single else list(holdout)
+        wanted = list(holdout) if hasattr(holdout, "__len__") else [holdout]
         place = {index: i for i, index in enumerate(self.kept)}
         places = []
-        for index in wanted:
-            inside = isinstance(index, int) and -self.count <= index < self.count
+        for index in map(int, wanted):
+            inside = -self.count <= index < self.count
             index = index % self.count if inside else index
             if inside and index not in place:
                 raise ProblemError(

@@ -22,6 +22,9 @@ from odekit_sindy.specification import Finding, Findings
 
 MAJORITY = 0.5
 BAD = 2.0
+FAR = 10.0
+"""Error of a prediction over the noise beyond which errors of coefficients are no excuse."""
+
 UNEXPLAINED = 0.5
 MEMORY = 3.5
 CHANCE = 2e-4
@@ -58,6 +61,10 @@ class Evidence:
         numbers: number of coefficients and start states fitted.
         cut: whether time ran out.
         slow: sentences on sampling.
+        places: the caller's number of each trajectory; as they come, if empty.
+        learned: which trajectories ``score`` is about; all of them, if empty.
+        predicted: R2 of predictions of trajectories that had no part in the fit.
+        predicted_excess: their error over the noise level.
     """
 
     names: tuple[str, ...]
@@ -79,6 +86,8 @@ class Evidence:
     numbers: int
     cut: bool
     slow: Sequence[str] = ()
+    places: Sequence[int] = ()
+    learned: Sequence[int] = ()
     predicted: dict[int, float] = field(default_factory=dict)
     predicted_excess: dict[int, float] = field(default_factory=dict)
 
@@ -174,32 +183,42 @@ def _meaning(finding: Finding) -> str:
 
 def _doubts_of_simulation(seen: Evidence) -> list[str]:
     out = []
-    poor = [
-        i
-        for i, (value, excess) in enumerate(zip(seen.score, seen.excess, strict=True))
+    learned = list(seen.learned) or list(range(len(seen.score)))
+    failed = {
+        i: value
+        for i, value, excess in zip(learned, seen.score, seen.excess, strict=True)
         if not value > LEAST_SCORE and not excess < EXCESS
-    ]
+    }
+    poor = list(failed)
     if poor:
-        worst = min(seen.score[i] for i in poor)
+        worst = min(failed.values())
         out.append(
-            f"Simulated from its start, the model departs from {_numbered(poor)} "
+            f"Simulated from its start, the model departs from {_numbered(poor, seen)} "
             f"(R2 = {worst:.2f}): it is wrong, or the system is chaotic."
         )
     missed = [
         i
         for i, value in seen.predicted.items()
-        if i not in poor and not value > LEAST_SCORE and not seen.predicted_excess[i] < BAD
+        if i not in poor and _missed(value, seen.predicted_excess[i])
     ]
     if missed:
         worst = min(seen.predicted[i] for i in missed)
         out.append(
-            f"Fitted to the other trajectories alone, the model does not predict "
-            f"{_numbered(missed)} (R2 = {worst:.2f})."
+            f"Fitted without it, the model does not predict {_numbered(missed, seen)} "
+            f"(R2 = {worst:.2f}, error {max(seen.predicted_excess[i] for i in missed):.3g} times "
+            "the noise)."
         )
     return out
 
 
-def _numbered(indices: Sequence[int]) -> str:
+def _missed(score: float, excess: float) -> bool:
+    """Whether a prediction failed: far off on the data's scale, or by many times the noise."""
+    return excess > FAR or (not score > LEAST_SCORE and not excess < BAD)
+
+
+def _numbered(indices: Sequence[int], seen: Evidence) -> str:
+    places = seen.places or range(max(indices) + 1)
+    indices = [places[i] for i in indices]
     word = "trajectory" if len(indices) == 1 else "trajectories"
     more = ["..."] if len(indices) > 5 else []
     return f"{word} {listed([*map(str, indices[:5]), *more])}"

@@ -348,3 +348,17 @@ def test_time_limit_is_told():
     refined = odekit.refine(VOLTERRA, predators(0.05), time_limit=1e-6)
     assert any("Time ran out" in sentence for sentence in refined.warnings)
     assert not refined.confident
+
+
+def test_options_of_a_search_are_refused():
+    series = odekit.TimeSeries(np.linspace(0, 3, 40), np.exp(-np.linspace(0, 3, 40)), names=["x"])
+    with pytest.raises(odekit.IncompatibleError, match="does not take library="):
+        odekit.refine({"x": "-k*x"}, series, library="polynomial")
+
+
+def test_numbers_in_denominators_are_held_and_it_says_so():
+    series = odekit.create("system", "michaelis_menten").series(n=150, noise=0.0, drop=0.5)
+    found = odekit.discover(series, library="rational", degree=1)
+    again = odekit.refine(found, series)
+    assert any("denominators were held" in sentence for sentence in again.warnings)
+    assert again.diagnostics["denominators"] == found.diagnostics["denominators"]
