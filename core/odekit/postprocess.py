@@ -139,8 +139,9 @@ def discover(series: TimeSeries | Sequence[TimeSeries], **options: Any) -> Equat
             field), ``candidates`` (``"best_subset"`` or a PySINDy optimizer), ``noise``
             (``"auto"``, ``"additive"``, ``"multiplicative"``, ``"log-normal"``), what is
             known (``known``, ``known_terms``, ``forbidden``, ``forced``, ``constraints``,
-            ``terms``, ``units``, ``hidden``), ``holdout`` (trajectories to keep out and predict), ``seed``, ``time_limit`` in
-            seconds, and ``progress``, a function of stage and fraction;
+            ``terms``, ``units``, ``hidden``), ``holdout`` (trajectories to keep out and
+            predict), ``seed``, ``time_limit`` in seconds, and ``progress``, a function of stage
+            and fraction;
             ``help(type(odekit.create("postprocessor", "discovery")))`` says more.
 
     Raises:
