@@ -132,8 +132,9 @@ def contributing(
 def uncertainty(shooting: Shooting[Library], models: Models) -> tuple[np.ndarray, float]:
     """Covariance of the coefficients ``(k, k)`` and their condition number.
 
-    Columns are scaled to unit length before the inversion; without that, the covariance of
-    badly scaled problems comes out absurdly small.
+    Residuals below the smallest noise level count as being there: they are no measure of the
+    errors of the numerics. Columns are scaled to unit length before the inversion; without that,
+    the covariance of badly scaled problems comes out absurdly small.
     """
     if not models.used.any():
         return np.zeros((0, 0)), 1.0
@@ -147,7 +148,7 @@ def uncertainty(shooting: Shooting[Library], models: Models) -> tuple[np.ndarray
     upper = np.asarray(np.linalg.qr(unit, mode="r"))[n_state:, n_state:]
     dof = max(len(r) - jac.shape[1], 1)
     inverse = np.linalg.pinv(upper)
-    covariance = float(r @ r) / dof * (inverse @ inverse.T)
+    covariance = max(float(r @ r) / dof, 1.0) * (inverse @ inverse.T)
     covariance /= np.outer(length[n_state:], length[n_state:])
     columns = np.linalg.norm(upper, axis=0)
     scaled = upper / np.where(columns > 0, columns, 1.0)
