@@ -191,7 +191,13 @@ def kept_out(
         indices: what to call these trajectories.
     """
     states = [_filled(part.t, part.y) for part in dataset.trajectories]
-    shape = [_shape(x, kind) for x in states]
+    # In the unit of the noise level, whose shape has unit mean square over the others' data.
+    lay = shooting.layout
+    seen = (lay.weight > 0).transpose(0, 2, 1).reshape(-1, lay.dim)
+    y = lay.y.transpose(0, 2, 1).reshape(-1, lay.dim)
+    count = np.maximum(seen.sum(0), 1)
+    size = np.sqrt((np.where(seen, _shape(y, kind), 0.0) ** 2).sum(0) / count)
+    shape = [_shape(x, kind) / np.where(size > 0, size, 1.0) for x in states]
     out = predict(shooting, support, c, states, dataset, shape)
     return _outcome("kept out", indices, out, dataset.dim)
 

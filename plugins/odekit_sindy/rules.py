@@ -116,10 +116,6 @@ class Rules:
             return None
         return np.asarray(self.sign.reshape(-1)[models.flat] * models.used)
 
-    def respects(self, flat: Sequence[int], c: np.ndarray) -> bool:
-        """Whether these coefficients have the signs that are known."""
-        return not bool(np.any(self.sign.reshape(-1)[list(flat)] * c < 0))
-
     def protected(self, q: int) -> bool:
         """Whether a term stays however little it contributes."""
         return bool(self.forced.reshape(-1)[q]) or q in self.followers

@@ -117,7 +117,10 @@ def judge(seen: Evidence) -> Verdict:
             "record more, or add a trajectory."
         )
     if seen.cut:
-        out.append("Time ran out before the search was complete: raise time_limit.")
+        out.append(
+            "The search ended before it was complete, at its time limit or because it was stopped: "
+            "raise time_limit, or let it run."
+        )
     if out:
         out += seen.slow
     return Verdict(tuple(out), not (level or left))
@@ -133,7 +136,10 @@ def _hopeless(seen: Evidence) -> bool:
 def _doubts_of_level(seen: Evidence) -> list[str]:
     out = []
     for j, name in enumerate(seen.names):
-        if seen.rms[j] > UNEXPLAINED:
+        quiet = seen.sigma is not None and seen.rms[j] <= seen.limit[j] * seen.sigma[j]
+        if seen.rms[j] > UNEXPLAINED and quiet:
+            out.append(f"{name} hardly moves beyond its noise, so its equation says little.")
+        elif seen.rms[j] > UNEXPLAINED:
             share = 100 * min(float(seen.rms[j]) ** 2, 1.0)
             out.append(f"{share:.0f} % of the variance of {name} is left unexplained.")
         elif seen.sigma is not None and seen.rms[j] > seen.limit[j] * seen.sigma[j]:

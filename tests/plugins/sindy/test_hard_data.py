@@ -8,6 +8,11 @@ from scipy.integrate import solve_ivp
 
 import odekit
 from odekit import TimeSeries
+from odekit_sindy.data import Dataset, Trajectory
+from odekit_sindy.holdout import kept_out
+from odekit_sindy.layout import arrange
+from odekit_sindy.library import Library
+from odekit_sindy.shooting import Shooting
 
 
 def structure(equations: odekit.Equations) -> set[tuple[str, str]]:
@@ -67,3 +72,21 @@ def test_a_prediction_that_is_far_off_is_doubted_and_numbered_as_given():
     found = odekit.discover(series, holdout=3, degree=1, noise="additive")
     assert not found.confident
     assert any("does not predict trajectory 3" in sentence for sentence in found.warnings)
+
+
+def test_errors_of_predictions_are_in_units_of_the_noise():
+    """Far from zero the noise models agree on every level, so they must agree on the errors."""
+    t = np.linspace(0, 6, 60)
+    learned, other = ((50 + k * np.exp(-t))[:, None] for k in (5.0, 8.0))
+    wrong = other + 0.3 * np.sin(5 * t)[:, None]
+    parts = [Trajectory(t, y, np.zeros((60, 0))) for y in (learned, wrong)]
+    shooting = Shooting(
+        arrange(Dataset((parts[0],), ("x",)), (np.ones_like(learned),)), Library(1, 1), 4
+    )
+    errors = [
+        kept_out(shooting, (0, 1), np.array([50.0, -1.0]), Dataset((parts[1],), ("x",)), kind, [0])
+        for kind in ("additive", "multiplicative", "log-normal")
+    ]
+    assert errors[0].error[0, 0] == pytest.approx(0.3 / np.sqrt(2), rel=0.2)
+    for held in errors[1:]:
+        assert held.error[0, 0] == pytest.approx(errors[0].error[0, 0], rel=0.1)
