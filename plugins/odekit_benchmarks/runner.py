@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from odekit import ProblemError
+from odekit.many import pinned
 from odekit_benchmarks.fits import Row, Task, run
 
 KEY = ("system", "method", "noise", "drop", "seed", "trajectories", "time_limit")
@@ -109,7 +110,7 @@ def _rows(tasks: Sequence[Task], jobs: int, stop: Callable[[], bool]) -> Iterato
         for task in tasks:
             if stop():
                 return
-            yield run(task)
+            yield _run_here(task)
         return
     import joblib
 
@@ -133,4 +134,10 @@ def _run_aside(task: Task) -> Row:
     """In a process of its own, which leaves Ctrl-C to the one that hands out the work."""
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-    return run(task)
+    return _run_here(task)
+
+
+def _run_here(task: Task) -> Row:
+    """On one thread of linear algebra, so that rows are the same wherever they were made."""
+    with pinned():
+        return run(task)
