@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from odekit import ProblemError
+from odekit.many import pinned
 from odekit_benchmarks.methods import Method, chosen
 from odekit_benchmarks.protocol import Truth, observe, truth
 from odekit_benchmarks.simulation import compile_slope, explained, simulate
@@ -69,7 +70,15 @@ class Task:
 
 
 def run(task: Task) -> Row:
-    """Observe, fit, and judge; what goes wrong is the row's ``failure``."""
+    """Observe, fit, and judge; what goes wrong is the row's ``failure``.
+
+    All of it on one thread of linear algebra, so that a row is the same wherever it was made.
+    """
+    with pinned():
+        return _run(task)
+
+
+def _run(task: Task) -> Row:
     try:
         known = truth(task.case, task.trajectories)
         series = observe(task.case, task.noise, task.drop, task.seed, task.trajectories)
@@ -86,7 +95,9 @@ def run(task: Task) -> Row:
         "representable": offered,
     }
     [method] = chosen([task.method])
-    with _alone():
+    import pysindy  # noqa: F401 - its import shall not count as anyone's time
+
+    with _silent():
         began = time.process_time()
         seconds = None
         try:
@@ -159,20 +170,11 @@ def judge(equations: Equations, method: Method, known: Truth, terms: Terms) -> R
 
 
 @contextmanager
-def _alone() -> Iterator[None]:
-    """One thread, so that sums come out the same however many fits run beside; no warnings."""
-    import pysindy  # noqa: F401 - its import shall not count as anyone's time
-    import torch
-    from threadpoolctl import threadpool_limits
-
-    threads = torch.get_num_threads()
-    with threadpool_limits(1), warnings.catch_warnings(), np.errstate(all="ignore"):
+def _silent() -> Iterator[None]:
+    """No warnings, which are the method's own affair."""
+    with warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore")
-        torch.set_num_threads(1)
-        try:
-            yield
-        finally:
-            torch.set_num_threads(threads)
+        yield
 
 
 def _plain(value: Any) -> Any:

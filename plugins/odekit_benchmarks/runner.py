@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 from odekit import ProblemError
-from odekit.many import pinned
 from odekit_benchmarks.fits import Row, Task, run
 
 KEY = ("system", "method", "noise", "drop", "seed", "trajectories", "time_limit")
@@ -110,7 +109,7 @@ def _rows(tasks: Sequence[Task], jobs: int, stop: Callable[[], bool]) -> Iterato
         for task in tasks:
             if stop():
                 return
-            yield _run_here(task)
+            yield run(task)
         return
     import joblib
 
@@ -134,10 +133,4 @@ def _run_aside(task: Task) -> Row:
     """In a process of its own, which leaves Ctrl-C to the one that hands out the work."""
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-    return _run_here(task)
-
-
-def _run_here(task: Task) -> Row:
-    """On one thread of linear algebra, so that rows are the same wherever they were made."""
-    with pinned():
-        return run(task)
+    return run(task)

@@ -137,8 +137,9 @@ def compare(
     """
     wanted = counted(contributions(true, states, times, points), TRUE_COUNTS)
     seen = counted(contributions(found, states, times, points), COUNTS)
-    wrong = sum((true.get(key, 0.0) - found.get(key, 0.0)) ** 2 for key in {*true, *found})
-    size = sum(value**2 for value in true.values())
+    # A set has another order in every process, on which a plain sum's last digit would depend.
+    wrong = math.fsum((true.get(key, 0.0) - found.get(key, 0.0)) ** 2 for key in {*true, *found})
+    size = math.fsum(value**2 for value in true.values())
     return Comparison(
         exact=wanted == seen,
         missing=_listed(wanted - seen),

@@ -110,6 +110,9 @@ def _custom(expressions: Sequence[Any], symbols: Sequence[Any], terms: Sequence[
             texts.append(term.term)
     functions = [sympy.lambdify(symbols, expression, modules="numpy") for expression in places]
     library = pysindy.CustomLibrary(functions, [_named(text) for text in texts])
+    # PySINDy 2 keeps its argument as ``functions``, and scikit-learn, to show or to copy the
+    # model's parameters, looks for it under the name that the argument has.
+    library.library_functions = library.functions
     return library, [places[expression] for expression in expressions], [1.0] * len(expressions)
 
 

@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 import warnings
+from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import joblib
@@ -22,6 +23,7 @@ import torch
 
 import odekit
 from odekit.cli import batch as cli_batch
+from odekit.cli import records
 from odekit.cli.frame import run
 from odekit.cli.records import folder_names
 from odekit.many import pinned, run_each
@@ -118,6 +120,34 @@ def test_serial_parallel_and_dask_give_one_answer_and_a_bad_file_fails_alone(
     np.testing.assert_allclose([t.value for t in found.terms], [t.value for t in alone.terms], 1e-9)
 
 
+def test_dask_workers_keep_no_record_of_the_work(address):
+    def work(depth):
+        """Seconds of processor time in a stack of frames, as a search has them."""
+        give_up = time.process_time() + 0.25
+        while depth == 0 and time.process_time() < give_up:
+            pass
+        return work(depth - 1) if depth else os.getpid()
+
+    def seen(dask_worker):
+        """The functions that the worker's profiler remembers."""
+        kept = [tree for _, tree in dask_worker.profile_history] + [dask_worker.profile_recent]
+        names = set()
+        while kept:
+            node = kept.pop()
+            names.add(node["description"]["name"])
+            kept += node["children"].values()
+        return names
+
+    from distributed import Client
+
+    found = dict(run_each(work, dict.fromkeys(range(6), 20), cluster=address))
+    assert len(set(found.values()) - {os.getpid()}) == 2
+    with Client(address, set_as_default=False) as client:
+        for names in client.run(seen).values():
+            assert "_attempt" in names
+            assert "work" not in names
+
+
 def test_the_table_tells_how_each_file_ended(folder, capsys):
     Path("data/short.csv").write_text("t,x\n0,1\n1,2\n2,3\n")
     assert run(["discover", FILES[0], "data/short.csv", "--each", *QUICK]) == 1
@@ -167,8 +197,13 @@ def test_resume_skips_what_is_finished_and_valid(folder, capsys, monkeypatch, un
     worked = worked_on(monkeypatch)
     Path("data/d.csv").write_text("t,x\n0,1\n1,2\n")
     again = ["discover", *FILES, *QUICK, "--resume", "--json"]
+
+    def reasons():
+        return [row["redone"] for row in rows_of("odekit-discover")]
+
     assert run(again) == 1
     assert worked == list(GOOD)
+    assert reasons() == [""] * 4
     first = {name: equations("odekit-discover", name) for name in "abc"}
 
     worked.clear()
@@ -185,18 +220,56 @@ def test_resume_skips_what_is_finished_and_valid(folder, capsys, monkeypatch, un
     Path("odekit-discover/c/report.html").unlink()
     assert run(again) == 0
     assert worked == ["a", "b", "c"]
+    assert reasons() == [
+        "its data have changed", "equations.json has been changed", "report.html is gone", ""
+    ]  # fmt: skip
     assert equations("odekit-discover", "a") != first["a"]
     assert equations("odekit-discover", "b") == first["b"]
 
     worked.clear()
     assert run(again) == 0
     assert worked == []
-    assert run([*again, "--seed", "1"]) == 0
+    assert reasons() == [""] * 4
+    capsys.readouterr()
+    assert run([*again[:-1], "--seed", "1", "--states", "x"]) == 0
     assert worked == list(GOOD)
+    assert reasons() == ["other options: columns, seed"] * 4
+    notes = [line for line in capsys.readouterr().err.splitlines() if line.startswith("note:")]
+    assert notes == [
+        "note: 4 files, data/a.csv for one, done again: other options: columns, seed"
+    ]  # fmt: skip
+
+    worked.clear()
+    same = [*again[:-1], "--seed", "1", "--states", "x"]
+    assert run(same) == 0
+    assert worked == []
+    monkeypatch.setattr(records, "code_digest", lambda: "another")
+    assert run(same) == 0
+    assert worked == list(GOOD)
+    assert reasons() == ["the code of odekit or of a plugin has changed"] * 4
 
     write("data/a.csv", 2.0, n=5)
     assert run(again[:2] + again[6:]) == 1
     assert not Path("odekit-discover/a").exists()  # no report of data that are no more
+
+
+def test_the_digest_of_the_code_is_that_of_every_source_file(tmp_path, monkeypatch):
+    package = tmp_path / "odekit_probe"
+    (package / "deep").mkdir(parents=True)
+    for name in ("__init__.py", "plugin.py", "deep/method.py"):
+        (package / name).write_text("x = 1\n")
+    point = EntryPoint("probe", "odekit_probe.plugin", "odekit")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(records, "entry_points", lambda group: [point])
+    digest = records.code_digest.__wrapped__
+    first = digest()
+    os.utime(package / "plugin.py", (0, 0))
+    assert digest() == first
+    (package / "deep/method.py").write_text("x = 2\n")
+    second = digest()
+    assert second != first
+    monkeypatch.setattr(records, "version", lambda name: "99")
+    assert digest() not in (first, second)
 
 
 def in_group(number):

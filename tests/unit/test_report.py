@@ -8,6 +8,8 @@ import xml.etree.ElementTree as ET
 import numpy as np
 import pytest
 from matplotlib.image import imread
+from matplotlib.mathtext import MathTextParser
+from matplotlib.text import Text
 
 from odekit import Equations, Term, TimeSeries
 from odekit.report import Study, models, scope, write_solution, write_study
@@ -334,6 +336,28 @@ def shades(path):
     picture = np.round(imread(path)[..., :3] * 255).astype(int).reshape(-1, 3)
     wanted = [[int(c[i : i + 2], 16) for i in (1, 3, 5)] for c in COLOURS]
     return [float((picture == rgb).all(axis=1).mean()) for rgb in wanted]
+
+
+def test_numbers_on_axes_are_plain_text_and_everything_is_drawn_once(tmp_path, monkeypatch):
+    written, draw = [], Text.draw
+
+    def listen(text, renderer, *options):
+        written.append(text.get_text())
+        return draw(text, renderer, *options)
+
+    def refuse(*_):
+        raise AssertionError("typeset as a formula")
+
+    monkeypatch.setattr(Text, "draw", listen)
+    monkeypatch.setattr(MathTextParser, "parse", refuse)
+    for power, raised in ((7, "×10⁷"), (-7, "×10⁻⁷")):
+        written.clear()
+        rows = np.linspace(0.0, 1.0, 30), 3 * 10.0**power * np.linspace(-1.0, 1.0, 30)[:, None]
+        write_solution(tmp_path, ["x"], "day", rows, rows, None)
+        # The slope of the portrait and the state, in each of the two pictures.
+        assert written.count(raised) >= 2
+        assert written.count("day") == 1
+        assert "−2" in written
 
 
 def test_pictures_show_data_and_model(tmp_path):

@@ -33,6 +33,7 @@ from odekit.cli.output import (
 )
 from odekit.cli.records import (
     RECORD,
+    Mark,
     Row,
     fingerprint,
     finite,
@@ -40,6 +41,7 @@ from odekit.cli.records import (
     forget,
     recall,
     record_text,
+    redone,
 )
 from odekit.cli.study import Columns, command_line, make_study, noted
 from odekit.cli.summary import right_hand_sides
@@ -159,11 +161,13 @@ def _work(batch: Batch, rows: dict[str, Row], *, shown: bool) -> None:
     """Bring every row to its end; the rows are up to date whenever this is left."""
     from odekit.many import connected, crowding, run_each
 
-    marks: dict[str, str] = {}
+    marks: dict[str, Mark] = {}
     with connected(batch.cluster) as client:
         if shown and crowding(client):
             print(f"note: {crowding(client)}", file=sys.stderr)
         orders = _orders(batch, rows, marks)
+        for line in redone(list(rows.values())) if shown else ():
+            print(f"note: {line}", file=sys.stderr)
         with progress_bar(shown=shown) as report:
             _report(report, rows)
             results = run_each(investigate, orders, jobs=batch.jobs, cluster=client)
@@ -182,7 +186,7 @@ def _report(report: Any, rows: Mapping[str, Row]) -> None:
     report(f"{len(ended)} of {len(rows)} files{also}", len(ended) / len(rows))
 
 
-def _orders(batch: Batch, rows: dict[str, Row], marks: dict[str, str]) -> dict[str, Order]:
+def _orders(batch: Batch, rows: dict[str, Row], marks: dict[str, Mark]) -> dict[str, Order]:
     """What is left to do: neither finished by an earlier run nor impossible to read."""
     orders: dict[str, Order] = {}
     for path, (name, row) in zip(batch.files, list(rows.items()), strict=True):
@@ -190,10 +194,11 @@ def _orders(batch: Batch, rows: dict[str, Row], marks: dict[str, str]) -> dict[s
             columns = [batch.columns.time, batch.columns.states, batch.columns.inputs]
             options = {**batch.options, "seed": batch.seed, "columns": columns}
             marks[name] = fingerprint(path, options)
-            kept = recall(batch.folder / name, row, marks[name]) if batch.resume else None
-            if kept is not None:
+            kept = recall(batch.folder / name, row, marks[name]) if batch.resume else ""
+            if isinstance(kept, Row):
                 rows[name] = kept
                 continue
+            rows[name] = row = replace(row, redone=kept)
             with noted(aloud=False) as notes:
                 series = batch.columns.read(path)
         except Exception as error:
@@ -240,7 +245,7 @@ def investigate(order: Order) -> Delivery:
         return Delivery(row, {p.name: p.read_bytes() for p in sorted(Path(folder).iterdir())})
 
 
-def _finish(batch: Batch, row: Row, mark: str, outcome: Delivery | Exception) -> Row:
+def _finish(batch: Batch, row: Row, mark: Mark, outcome: Delivery | Exception) -> Row:
     """Write what came back; the row that results."""
     if isinstance(outcome, Exception):
         return _failed(batch, row, outcome)

@@ -7,20 +7,28 @@ a fingerprint of everything that it came from, and digests of the files beside i
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import itertools
 import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from importlib.metadata import version
+from importlib.metadata import entry_points, version
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 from odekit.errors import ProblemError
 
 RECORD = "record.json"
-VERSION = 1
+VERSION = 2
+
+BENEATH = ("torch", "numpy", "scipy", "sympy", "pysindy", "scikit-learn", "matplotlib")
+"""Packages whose versions may change what is found or drawn."""
+
+Mark: TypeAlias = dict[str, Any]
+"""A fingerprint: the digests ``data`` and ``code``, and the ``options``."""
 
 Status = Literal["done", "failed", "not done"]
 
@@ -42,6 +50,7 @@ class Row:
         seconds: of the search.
         error: why it failed, one line.
         resumed: whether an earlier run had finished it.
+        redone: what had changed since an earlier run finished it, if that was why it was redone.
     """
 
     file: str
@@ -56,6 +65,7 @@ class Row:
     seconds: float | None = None
     error: str = ""
     resumed: bool = False
+    redone: str = ""
 
     @property
     def verdict(self) -> str:
@@ -71,8 +81,8 @@ class Row:
         return f"{self.name}/report.html" if self.status == "done" else ""
 
 
-def fingerprint(path: Path, options: Mapping[str, Any]) -> str:
-    """A digest of a file's content, the options, and this version of the package.
+def fingerprint(path: Path, options: Mapping[str, Any]) -> Mark:
+    """What a file's result comes from: its content, the options, and the code.
 
     Raises:
         ProblemError: the file cannot be read.
@@ -81,41 +91,92 @@ def fingerprint(path: Path, options: Mapping[str, Any]) -> str:
         content = path.read_bytes()
     except OSError as error:
         raise ProblemError(f"path: cannot read {str(path)!r}: {error.strerror or error}") from None
-    source = {
-        "content": _digest(content),
-        "options": dict(options),
-        "odekit": version("odekit"),
-        "record": VERSION,
-    }
-    return _digest(json.dumps(source, sort_keys=True).encode())
+    plain = json.loads(json.dumps(dict(options)))
+    return {"data": _digest(content), "options": plain, "code": code_digest()}
 
 
-def record_text(row: Row, mark: str, files: Mapping[str, bytes]) -> str:
+@functools.cache
+def code_digest() -> str:
+    """A digest of the source of odekit and of every plugin, and of the versions beneath them.
+
+    The version of a package alone does not tell whether somebody works on its source.
+    """
+    points = entry_points(group="odekit")
+    packages = sorted({"odekit", *(point.module.partition(".")[0] for point in points)})
+    whole = hashlib.sha256()
+    for name in packages:
+        spec = find_spec(name)
+        if spec is None or spec.origin is None:
+            continue
+        top = Path(spec.origin).parent
+        parts = top.rglob("*.py") if spec.submodule_search_locations else [Path(spec.origin)]
+        for path in sorted(parts):
+            whole.update(f"{name}/{path.relative_to(top).as_posix()}\0".encode())
+            whole.update(path.read_bytes())
+    for name in BENEATH:
+        whole.update(f"{name} {version(name)}\0".encode())
+    return whole.hexdigest()
+
+
+def record_text(row: Row, mark: Mark, files: Mapping[str, bytes]) -> str:
     """The content of ``record.json`` for files that stand beside it."""
     digests = {name: _digest(content) for name, content in sorted(files.items())}
     content = {"version": VERSION, "fingerprint": mark, "row": asdict(row), "files": digests}
     return json.dumps(content, indent=1, ensure_ascii=False) + "\n"
 
 
-def recall(folder: Path, row: Row, mark: str) -> Row | None:
-    """The row of an earlier run, if it is of the same data and options and all files are whole.
+def recall(folder: Path, row: Row, mark: Mark) -> Row | str:
+    """The row of an earlier run, if everything that it came from is the same and it is whole.
 
     Args:
         folder: where the files are.
         row: the file in question.
         mark: its `fingerprint` now.
+
+    Returns:
+        The row, or what has changed since, in a few words: empty where there is no record.
     """
     try:
         content = json.loads((folder / RECORD).read_text(encoding="utf-8"))
-        if content["version"] != VERSION or content["fingerprint"] != mark:
-            return None
+        if content["version"] != VERSION:
+            return "its record is of another version"
+        if changed := _changed(content["fingerprint"], mark):
+            return changed
         for name, digest in content["files"].items():
+            if not (folder / name).exists():
+                return f"{name} is gone"
             if _digest((folder / name).read_bytes()) != digest:
-                return None
+                return f"{name} has been changed"
         kept = Row(**content["row"])
+    except FileNotFoundError:
+        return ""
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return None  # whatever is wrong with it, the file is done again
-    return replace(kept, file=row.file, name=row.name, resumed=True)
+        return "its record cannot be read"  # whatever is wrong with it, the file is done again
+    return replace(kept, file=row.file, name=row.name, resumed=True, redone="")
+
+
+def _changed(before: Mark, now: Mark) -> str:
+    """What differs between two fingerprints, in a few words."""
+    if before["data"] != now["data"]:
+        return "its data have changed"
+    if before["options"] != now["options"]:
+        old, new = before["options"], now["options"]
+        names = [name for name in {**old, **new} if old.get(name) != new.get(name)]
+        return f"other options: {', '.join(sorted(names))}"
+    return "" if before["code"] == now["code"] else "the code of odekit or of a plugin has changed"
+
+
+def redone(rows: Sequence[Row]) -> list[str]:
+    """A sentence for every reason for which files are done again."""
+    reasons: dict[str, list[str]] = {}
+    for row in rows:
+        if row.redone:
+            reasons.setdefault(row.redone, []).append(row.file)
+    return [
+        f"{files[0] if len(files) == 1 else f'{len(files)} files, {files[0]} for one,'} "
+        f"done again: {reason}"
+        for reason, files in reasons.items()
+    ]
 
 
 def forget(folder: Path) -> None:

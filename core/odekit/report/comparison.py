@@ -38,6 +38,9 @@ EFFORT = 30_000
 FOLLOWS = 0.8
 """R2 from which on a simulation counts as following the data."""
 
+MOST_ATTEMPTS = 16
+"""Steps of the fit of a start, on one horizon, that are tried."""
+
 HORIZONS = (0.15, 0.3, 0.6, 1.0)
 """Shares of the data that the start is fitted to, one after the other."""
 
@@ -286,33 +289,32 @@ def _fit_start(sim: Simulator, t: Array, y: Array, scale: Array, kind: str) -> A
 
 
 def _descend(sim: Simulator, start: Array, t: Array, y: Array, scale: Array, kind: str) -> Array:
-    """Levenberg-Marquardt over the start, derivatives by one batched solve each."""
-    dim, damping = len(start), 1e-3
+    """Levenberg-Marquardt over the start; one batched solve gives residuals and derivatives."""
     step = 1e-5 * scale
+    moved = np.vstack([np.zeros(len(start)), np.diag(step)])
 
-    def residuals(points: Array) -> Array:
-        model = sim.run(points, t, rtol=1e-6, max_steps=4000)
-        return _weighted(y, model, scale, kind)
+    def expand(point: Array) -> tuple[Array, Array, float]:
+        model = sim.run(point + moved, t, rtol=1e-6, max_steps=4000)
+        lanes = _weighted(y, model, scale, kind)
+        return lanes[0], (lanes[1:] - lanes[0]).T / step, float(lanes[0] @ lanes[0])
 
-    for _ in range(8):
-        if sim.steps > EFFORT:
+    residual, jacobian, cost = expand(start)
+    damping, rejected = 1e-3, 0
+    for _ in range(MOST_ATTEMPTS):
+        if sim.steps > EFFORT or rejected == 4:
             break
-        lanes = residuals(start + np.vstack([np.zeros(dim), np.diag(step)]))
-        best, jacobian = lanes[0], (lanes[1:] - lanes[0]).T / step
-        cost = best @ best
-        normal, gradient = jacobian.T @ jacobian, jacobian.T @ best
-        for _ in range(4):
-            damped = normal + damping * np.diag(np.diag(normal)) + 1e-12 * np.eye(dim)
-            candidate = start - np.linalg.solve(damped, gradient)
-            trial = residuals(candidate[None])[0]
-            if trial @ trial < cost:
-                break
-            damping *= 8
-        else:
-            return start
-        start, damping = candidate, damping / 8
-        if trial @ trial > (1 - 1e-4) * cost:
+        normal = jacobian.T @ jacobian
+        damped = normal + damping * np.diag(np.diag(normal)) + 1e-12 * np.eye(len(start))
+        candidate = start - np.linalg.solve(damped, jacobian.T @ residual)
+        there = expand(candidate)
+        if not there[2] < cost:
+            damping, rejected = 8 * damping, rejected + 1
+            continue
+        settled = there[2] > (1 - 1e-4) * cost
+        start, (residual, jacobian, cost) = candidate, there
+        if settled:
             break
+        damping, rejected = damping / 8, 0
     return start
 
 

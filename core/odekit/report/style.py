@@ -8,9 +8,12 @@ Source: M. Okabe, K. Ito, "Color Universal Design", 2008, https://jfly.uni-koeln
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
+
+from odekit.report.notation import MINUS, superscript
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 INK = "#1f2933"
@@ -19,8 +22,8 @@ FAINT = "#d5dbe1"
 DPI = 200
 
 SETTINGS: dict[str, Any] = {
-    "font.family": "sans-serif",
-    "font.sans-serif": ["Helvetica Neue", "Arial", "Liberation Sans", "DejaVu Sans"],
+    # Not as one family: only then may a later font have the characters that an earlier one lacks.
+    "font.family": ["Helvetica Neue", "Arial", "Liberation Sans", "DejaVu Sans"],
     "font.size": 10,
     "mathtext.fontset": "dejavusans",
     "axes.titlesize": 11,
@@ -36,7 +39,6 @@ SETTINGS: dict[str, Any] = {
     "axes.grid": True,
     "axes.formatter.useoffset": False,
     "axes.formatter.limits": (-4, 5),
-    "axes.formatter.use_mathtext": True,
     "axes.unicode_minus": True,
     "grid.color": FAINT,
     "grid.linewidth": 0.6,
@@ -60,14 +62,37 @@ def draw(path: Path, width: float, height: float, fill: Callable[[Any], None]) -
     import logging
 
     import matplotlib as mpl
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     # A font of the list that is not installed is no news: the next one is taken.
     logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)
     with mpl.rc_context(SETTINGS):
         figure = Figure(figsize=(width, height), layout="constrained", dpi=DPI)
+        canvas = FigureCanvasAgg(figure)
         fill(figure)
-        figure.savefig(path, format="png")
+        for axes in figure.axes:
+            for name in ("xaxis", "yaxis", "zaxis"):
+                if hasattr(axes, name):
+                    _raise_powers(getattr(axes, name).get_major_formatter())
+        # Figure.savefig would draw everything twice, the first time for the layout alone.
+        figure.get_layout_engine().execute(figure)  # type: ignore[union-attr]
+        figure.set_layout_engine("none")
+        canvas.print_png(path)
+
+
+def _raise_powers(formatter: Any) -> None:
+    """Let it write ``1e6`` as ``×10⁶``.
+
+    With matplotlib's own option for that, every number on every axis is typeset as a formula,
+    which takes longer than everything else in a picture.
+    """
+    plain = formatter.get_offset
+    formatter.get_offset = lambda: re.sub(
+        "1e([\N{MINUS SIGN}-]?[0-9]+)",
+        lambda found: f"×10{superscript(int(found[1].replace(MINUS, '-')))}",
+        plain(),
+    )
 
 
 def colour(i: int) -> str:

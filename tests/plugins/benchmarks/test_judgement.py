@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -42,6 +43,18 @@ def test_exact_is_about_terms_and_not_about_values():
     assert result.exact
     assert (result.missing, result.extra) == ([], [])
     assert result.error == pytest.approx(math.sqrt((0.09 + 1 + 8.41) / (2.25 + 1 + 9)))
+
+
+def test_the_error_is_the_same_in_whatever_order_the_terms_are_summed():
+    # Sets have another order in every process; sums of exact fractions have no order.
+    random = np.random.default_rng(0)
+    keys = [("x", X**i * Y**j) for i in range(4) for j in range(3)]
+    for _ in range(20):
+        true, found = ({key: float(v) for key in keys for v in random.normal(size=1)} for _ in "ab")
+        wrong = sum(Fraction((true[key] - found[key]) ** 2) for key in keys)
+        size = sum(Fraction(value**2) for value in true.values())
+        result = compare(true, found, ["x", "y"], TIMES, POINTS)
+        assert result.error == math.sqrt(float(wrong) / float(size))
 
 
 @pytest.mark.parametrize(("value", "exact"), [(0.0019, True), (0.0021, False)])

@@ -19,7 +19,9 @@ METHOD = methods.Method
 
 def tasks(names=("odebench_2", "odebench_24"), method="pysindy-default", seeds=(0, 1)):
     return [
-        Task(case, method, 0.01, 0.5, seed, 1, 5.0) for seed in seeds for case in cases(list(names))
+        Task(case, method, 0.01, 0.5, seed, 1, 600.0)
+        for seed in seeds
+        for case in cases(list(names))
     ]
 
 

@@ -60,6 +60,23 @@ def test_simulates_as_we_do():
 def test_prints(capsys):
     VOLTERRA.to_pysindy().print()
     assert capsys.readouterr().out.splitlines()[0] == "(hare)' =  0.561 hare + -0.029 hare lynx"
+    MIXED.to_pysindy().print(precision=2)
+    assert capsys.readouterr().out.splitlines() == [
+        "(x)' =  1.50 sin(x)*u +  2.00 1 + -0.10 x^2*y",
+        "(y)' = -0.30 x^2*y +  1.00 exp(-y)/(1 + x^2)",
+    ]
+
+
+@pytest.mark.parametrize("equations", [VOLTERRA, MIXED], ids=["polynomial", "custom"])
+def test_shows_itself(equations, capsys):
+    model = equations.to_pysindy()
+    for text in (repr(model), str(model)):
+        assert text.startswith("SINDy(")
+        assert f"feature_library={type(model.feature_library).__name__}(" in text
+        assert "optimizer=STLSQ(" in text
+    print(model)
+    assert capsys.readouterr().out.startswith("SINDy(")
+    assert model.get_params()["feature_library"] is model.feature_library
 
 
 def test_scores_and_pickles():
@@ -77,6 +94,8 @@ def test_other_terms_and_inputs():
         model.predict(rows, u=inputs), slopes(MIXED, rows, inputs), rtol=1e-12, atol=1e-12
     )
     assert model.get_feature_names() == ["sin(x)*u", "1", "x^2*y", "exp(-y)/(1 + x^2)"]
+    score = model.score(rows, np.arange(30.0), slopes(MIXED, rows, inputs), inputs)
+    assert score == pytest.approx(1.0)
     t = np.linspace(0, 2, 11)
     drive = lambda s: np.array([np.cos(s)])  # noqa: E731
     ours = MIXED.simulate([0.5, 0.2], t, lambda s: s.cos()[..., None]).y.numpy()
