@@ -163,8 +163,10 @@ def refine(
     """Fit the parameters of a known model to data by multiple shooting, with error bars.
 
     Args:
-        model: `Equations`, whose coefficients are fitted again, or formulas: a mapping from state
-            to right-hand side (text or a sympy expression), or lines such as ``"x' = -k*x"``.
+        model: `Equations`, whose coefficients are fitted again, and with them the numbers in
+            denominators, called ``("x", "y in the denominator")``; or formulas: a mapping from
+            state to right-hand side (text or a sympy expression), lines such as ``"x' = -k*x"``,
+            or a `Refined`.
             Every symbol that is no state, input or time of the series is a parameter. A state
             that the series does not have is hidden: its start is fitted as well.
         series: one trajectory or several of the same system; irregular times and missing values
@@ -179,7 +181,9 @@ def refine(
 
     Returns:
         `Equations` for `Equations`, with coefficients named by pairs of state and term in
-        ``start``, ``fix``, ``positive`` and ``bounds``; otherwise `odekit.Refined`.
+        ``start``, ``fix``, ``positive`` and ``bounds``; otherwise `odekit.Refined`. Both are judged
+        by the rules of `discover`: what else would explain the data is asked of functions that
+        the model does not have, so a model that was given is doubted for the same reasons.
 
     Raises:
         ProblemError: a model that cannot be read, or a name that does not exist.

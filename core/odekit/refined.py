@@ -7,17 +7,16 @@ Units: those of the data and the formulas. ``stderr`` is in the unit of ``value`
 
 from __future__ import annotations
 
-import json
 import math
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, final
 
 import numpy as np
 
 from odekit.errors import ProblemError
-from odekit.files import read_text, write_text
 from odekit.formulas import check_symbols, parse
+from odekit.saved import REFINED, fields, read_content, rows, write_content
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -25,8 +24,10 @@ if TYPE_CHECKING:
     from odekit.solution import Solution
     from odekit.symbolic_field import FormulaField
 
-FORMAT = "odekit.refined"
-VERSION = 1
+_ENTRIES = (
+    "formulas", "parameters", "inputs", "time", "covariance", "starts", "score", "warnings",
+    "confident", "diagnostics",
+)  # fmt: skip
 
 _CONFIDENCE = 1.96
 """Two-sided 95 % of the normal distribution, in standard errors."""
@@ -164,7 +165,8 @@ class Refined:
         lines = [f"{name}' = {e}".replace("**", "^") for name, e in self._symbolic.items()]
         for one in self._parameters:
             error = "" if one.stderr is None else f" +- {one.stderr:.2g}"
-            lines.append(f"{one.name} = {one.value:.4g}{' (held)' if one.held else error}")
+            value = f"{one.value:.{_digits(one)}g}"
+            lines.append(f"{one.name} = {value}{' (held)' if one.held else error}")
         return "\n".join(lines)
 
     def __repr__(self) -> str:
@@ -231,29 +233,9 @@ class Refined:
             ProblemError: the diagnostics hold something that JSON cannot, or no file can be
                 written.
         """
-        from odekit.equations_file import encode
-
-        content = {
-            "format": FORMAT,
-            "version": VERSION,
-            "formulas": self.formulas,
-            "parameters": [one._asdict() for one in self._parameters],
-            "inputs": self.inputs,
-            "time": self.time,
-            "covariance": self.covariance,
-            "starts": self.starts,
-            "score": self.score,
-            "warnings": self.warnings,
-            "confident": self.confident,
-            "diagnostics": self.diagnostics,
-        }
-        try:
-            text = json.dumps(encode(content), indent=1, allow_nan=False, ensure_ascii=False)
-        except (TypeError, ValueError) as error:
-            raise ProblemError(
-                f"diagnostics: {error}: keep to numbers, texts, lists and dicts"
-            ) from None
-        write_text(path, text + "\n")
+        content = {name: getattr(self, name) for name in _ENTRIES}
+        content["parameters"] = [one._asdict() for one in self._parameters]
+        write_content(path, REFINED, content)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Refined:
@@ -262,34 +244,20 @@ class Refined:
         Raises:
             ProblemError: no file, or one that holds no refined formulas, and why.
         """
-        from odekit.equations_file import decode
+        return read_content(path, REFINED, _unpacked)
 
-        text = read_text(path)
-        try:
-            content = decode(json.loads(text))
-        except (ValueError, RecursionError) as error:
-            raise ProblemError(f"path: {str(path)!r} is not JSON: {error}") from None
-        if not isinstance(content, dict) or content.get("format") != FORMAT:
-            raise ProblemError(
-                f"path: {str(path)!r} holds no refined formulas: name a file that refined.save "
-                "wrote"
-            )
-        if content.pop("version", None) != VERSION:
-            raise ProblemError(
-                f"path: {str(path)!r} has another version of the format than {VERSION}: install a "
-                "newer odekit"
-            )
-        try:
-            rows: Sequence[dict[str, Any]] = content.pop("parameters")
-            del content["format"]
-            return cls(content.pop("formulas"), [Parameter(**row) for row in rows], **content)
-        except ProblemError as error:
-            raise ProblemError(f"path: {str(path)!r} is damaged: {error}") from None
-        except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
-            reason = f"{type(error).__name__}: {error}"
-            raise ProblemError(
-                f"path: {str(path)!r} is damaged ({reason}): save it again"
-            ) from None
+
+def _unpacked(content: dict[str, Any]) -> Refined:
+    found = fields(content, _ENTRIES)
+    parameters = rows(found.pop("parameters"), Parameter._fields, "parameter")
+    return Refined(found.pop("formulas"), [Parameter(**row) for row in parameters], **found)
+
+
+def _digits(one: Parameter) -> int:
+    """Significant digits to show: four, or down to the standard error's second."""
+    if not one.stderr or not one.value:
+        return 4
+    return max(4, min(17, math.ceil(math.log10(abs(one.value) / one.stderr)) + 2))
 
 
 def _checked(one: Parameter) -> Parameter:

@@ -113,13 +113,16 @@ class Scales:
     time: float = 1.0
 
 
-def gather(series: Any, names: Sequence[str] | None = None, *, clock: bool = False) -> Dataset:
+def gather(
+    series: Any, names: Sequence[str] | None = None, *, clock: bool = False, learn: bool = True
+) -> Dataset:
     """Check observed data and turn them into arrays.
 
     Args:
         series: one `TimeSeries` or several with the same states.
         names: the states to model; by default all.
         clock: make time the last input, as it stands in the series.
+        learn: whether they have to suffice for a search; those to predict may be few.
 
     Raises:
         ProblemError: not time series, different states, or a name that does not exist.
@@ -144,7 +147,8 @@ def gather(series: Any, names: Sequence[str] | None = None, *, clock: bool = Fal
     inputs = tuple(first.input_names) if first.u is not None else ()
     inputs += (first.time_name,) if clock else ()
     dataset = Dataset(tuple(parts), chosen, inputs, time=first.time_name)
-    _check_content(dataset)
+    if learn:
+        _check_content(dataset)
     return _thinned(dataset)
 
 

@@ -58,7 +58,8 @@ def diagnostics(account: Account) -> dict[str, object]:
     Of interest to programs: ``complete`` (False if time ran out), ``fits`` (whether the answer
     explains the data as far as the noise allows), ``range``, ``inclusion`` (a list of
     ``equation``, ``term``, ``inclusion``), ``undecided`` (a list of ``difference`` and
-    ``distance``), ``holdout`` (``how``, ``trajectories``, ``r2``, ``states``).
+    ``distance``), ``holdout`` (``how``, ``trajectories``, ``r2``, ``states``, and ``starts``, which
+    has those of trajectories with a few values only).
     """
     found, final, seen = account.found, account.final, account.seen
     rung = found.rungs[found.chosen]
@@ -159,6 +160,14 @@ def _holdout(account: Account) -> dict[str, object]:
             "trajectories": list(held.trajectories),
             "r2": list(held.r2),
             "states": {name: held.states[:, j].tolist() for j, name in enumerate(names)},
+            "starts": [
+                {
+                    "trajectory": index,
+                    "start": _by_state(names, one.start * account.found.scales.state),
+                    "stderr": _by_state(names, one.stderr * account.found.scales.state),
+                }
+                for index, one in held.short.items()
+            ],
         }
     }
 

@@ -35,7 +35,7 @@ from odekit_sindy.claims import Claims, Named
 from odekit_sindy.claims_reader import read_claims
 from odekit_sindy.data import Dataset, gather
 from odekit_sindy.flows import FLOWS
-from odekit_sindy.holdout import check, choose
+from odekit_sindy.holdout import check, choose, named
 from odekit_sindy.knowledge import describe
 from odekit_sindy.known_libraries import informed, observed
 from odekit_sindy.library import ladder
@@ -74,7 +74,8 @@ class Discovery(PostProcessor):
         noise: ``"auto"``, or ``"additive"``, ``"multiplicative"``, ``"log-normal"``.
         names: the states to model, or new names for all of them.
         seed: for ``"node"``, which draws random weights; the other stages draw nothing.
-        time_limit: seconds after which no new search is begun.
+        time_limit: seconds after which nothing new is begun; the best so far is fitted once more
+            and described, and the verdict says that the search was cut short.
         progress: called with the stage and the fraction done; if it answers true, the search
             ends with what it has.
         candidates: where the supports come from that the search begins with: ``"best_subset"``,
@@ -148,8 +149,8 @@ class Discovery(PostProcessor):
         self.hidden = [hidden] if isinstance(hidden, str) else [str(name) for name in hidden]
         if self.hidden and (self.holdout not in ("auto", None) or callable(smoother)):
             raise ProblemError(
-                "hidden states go with the default smoothers and without a holdout: leave "
-                "smoother= and holdout= out"
+                "hidden states go with smoothers by name and without a holdout: leave "
+                "smoother= and holdout= out, or write smoother='node'"
             )
         self.degree = degree
         self.names = names
@@ -282,6 +283,9 @@ class Discovery(PostProcessor):
             degree=self.degree,
             noise=self.noise,
             smoother=self._curve(),
+            paths=self._paths(),
+            network=self.smoother == "node",
+            seed=self.seed,
             slope=trained.sampler,
             further=trained.samples(*dataset.range),
         )
@@ -309,6 +313,9 @@ class Discovery(PostProcessor):
             noise=self.noise,
             smoother=self._curve(),
             knowledge=knowledge,
+            paths=self._paths(),
+            network=self.smoother == "node",
+            seed=self.seed,
         )
         equations = _summarised(found, whole, budget, list(self.hidden))
         describe(equations, knowledge)
@@ -328,7 +335,8 @@ class Discovery(PostProcessor):
         known_noise: bool,
         trained: Trained | None = None,
     ) -> Equations:
-        chosen = usable([series] if isinstance(series, TimeSeries) else series)
+        several = [series] if isinstance(series, TimeSeries) else list(series)
+        chosen = usable(several, named(self.holdout, len(several)), self.names)
         if self.hidden:
             return chosen.restore(self._with_hidden(chosen.series))
         budget = Budget(self.time_limit, self.progress)
@@ -389,7 +397,7 @@ class Discovery(PostProcessor):
         if not out:
             return whole, None
         rest = [item for i, item in enumerate(several) if i not in out]
-        held = gather([several[i] for i in out], self.names, clock=clock)
+        held = gather([several[i] for i in out], self.names, clock=clock, learn=False)
         return gather(rest, self.names, clock=clock), Kept(held, out)
 
     def _paths(self) -> pipeline.Paths:

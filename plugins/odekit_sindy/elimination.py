@@ -102,10 +102,10 @@ def wholes(
         layout = arrange(dataset, smoothings[0].shape, intervals, MOST_SEGMENTS)
         if any(layout.segments == whole.search.shooting.layout.segments for whole in out):
             continue
-        search = SubsetSearch(Shooting(layout, library, floor=floor), budget)
-        out.append(Whole(search, _fit_all(search, smoothings)))
         if budget.over:
             break
+        search = SubsetSearch(Shooting(layout, library, floor=floor), budget)
+        out.append(Whole(search, _fit_all(search, smoothings)))
     return sorted(out, key=lambda whole: whole.fit)
 
 
@@ -136,8 +136,10 @@ def eliminated(found: Sequence[Whole], search: SubsetSearch) -> list[Start]:
         found: from `wholes`.
         search: over the same library, usually with longer segments.
     """
-    out = []
+    out: list[tuple[float, Start]] = []
     for whole in found[:THINNED]:
+        if out and search.budget.over:
+            break
         thinned = _thin(whole.search, whole.fitted)
         nodes, _ = whole.search.shooting.integrate(whole.search.as_models([thinned]))
         states = whole.search.shooting.layout.at_rows(nodes[:, 0])
@@ -177,6 +179,8 @@ def _thin(search: SubsetSearch, fitted: Fitted) -> Fitted:
     """Eliminate terms in steps, with a refit after each."""
     best = fitted
     for _ in range(ROUNDS):
+        if search.budget.over:
+            break
         linear = search.linearise(fitted)
         support = elimination(linear, fitted.support, _costs(search))
         if len(support) == len(fitted.support):

@@ -78,18 +78,24 @@ def _resampled(t: np.ndarray, values: np.ndarray, pieces: Sequence[np.ndarray]) 
     return out
 
 
-def linear_parameters(rights: Sequence[Any], free: Sequence[str]) -> list[int]:
-    """Positions of parameters in which the formulas are linear, all of them together."""
+def linear_parameters(
+    rights: Sequence[Any], free: Sequence[str], *, backwards: bool = False
+) -> list[int]:
+    """Positions of parameters in which the formulas are linear, all of them together.
+
+    Of two that are multiplied, as in ``k*(x - c)``, the first is taken, or ``backwards`` the last.
+    """
     import sympy
 
     symbols = [sympy.Symbol(name) for name in free]
     chosen: list[int] = []
-    for i, symbol in enumerate(symbols):
+    for i in sorted(range(len(symbols)), reverse=backwards):
+        symbol = symbols[i]
         slopes = [sympy.diff(right, symbol) for right in rights]
         others = [symbols[j] for j in (*chosen, i)]
         if not any(slope.has(other) for slope in slopes for other in others):
             chosen.append(i)
-    return chosen
+    return sorted(chosen)
 
 
 @final
@@ -135,8 +141,11 @@ class FirstGuess:
         known = len(self.start) == k and len(self.hidden_start) * n == h
         p, first = self._drawn(2 if known and k == 0 else DRAWS)
         if k and not h:
-            p = np.concatenate([p, self._solved(p)])
-            first = np.tile(first, (2, 1))
+            rights, free = self.dynamics.rights, self.dynamics.names[2]
+            sets = [linear_parameters(rights, free, backwards=back) for back in (False, True)]
+            more = [self._solved(p, linear) for linear in sets[: 1 + (sets[0] != sets[1])]]
+            p = np.concatenate([p, *more])
+            first = np.tile(first, (1 + len(more), 1))
         box = self.dynamics.box
         theta = np.concatenate([box.unconstrained(box.clipped(p)), first], axis=1)
         cost = self._costs(theta)
@@ -184,9 +193,8 @@ class FirstGuess:
         out[0, self.dynamics.dim :] = grid.u.transpose(1, 0, 2).reshape(-1, q)
         return out
 
-    def _solved(self, p: np.ndarray) -> np.ndarray:
+    def _solved(self, p: np.ndarray, linear: list[int]) -> np.ndarray:
         """The same parameters, those that enter linearly solved for by least squares."""
-        linear = linear_parameters(self.dynamics.rights, self.dynamics.names[2])
         if not linear:
             return p
         points = np.broadcast_to(self._points(), (len(p), *self._points().shape[1:]))

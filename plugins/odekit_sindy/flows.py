@@ -11,13 +11,14 @@ Units: scaled.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
 
 from odekit.errors import DataWarning
 from odekit_sindy import library_smoother, neural_smoother
+from odekit_sindy.budget import Stop, never
 from odekit_sindy.data import Dataset
 from odekit_sindy.smoothing import Smoothed
 
@@ -33,7 +34,11 @@ LONGEST = 2000
 
 
 def smooth_by_flow(
-    dataset: Dataset, curve: Smoothed, names: Sequence[str], seed: int = 0
+    dataset: Dataset,
+    curve: Smoothed,
+    names: Sequence[str],
+    seed: int = 0,
+    stop: Stop = never,
 ) -> tuple[Smoothed, list[Smoothed]]:
     """Smooth by trajectories, beside a curve.
 
@@ -42,6 +47,7 @@ def smooth_by_flow(
         curve: the curve's result.
         names: some of `FLOWS`.
         seed: of the networks' random weights.
+        stop: asked before each step; a flow that it cuts short is left out.
 
     Returns:
         The result to rely on, and every other that may give starts. A flow that fails is left
@@ -51,21 +57,45 @@ def smooth_by_flow(
     if dataset.rows > LONGEST or np.any(dataset.counts == 0):
         return curve, []
     trusted, others = curve, []
-    if "library" in names:
-        library = _attempt("library", lambda: library_smoother.smooth(dataset, curve).smoothed)
-        if library is not None and _finds_more(library, curve):
+    if "library" in names and not stop():
+        library = _attempt(
+            "library", lambda: library_smoother.smooth(dataset, curve, stop).smoothed
+        )
+        if library is not None and _finds_more(library, curve) and not stop():
             trusted = library
-    if "node" in names:
-        node = _attempt("node", lambda: neural_smoother.smooth(dataset, trusted, seed).smoothed)
-        if node is None:
-            warnings.warn(
-                "the neural ODE could not be fitted to these data; the search goes on without it",
-                DataWarning,
-                stacklevel=2,
-            )
-        else:
+    if "node" in names and not stop():
+        node = attempt_network(dataset, trusted, seed, stop)
+        if node is not None:
             others.append(node)
     return trusted, others
+
+
+def attempt_network(
+    dataset: Dataset,
+    first: Smoothed,
+    seed: int,
+    stop: Stop = never,
+    moved: Mapping[int, tuple[int, float]] | None = None,
+) -> Smoothed | None:
+    """What a neural ODE makes of the data, see `odekit_sindy.neural_smoother.smooth`.
+
+    Returns:
+        None where it was cut short, or failed, with a `DataWarning`.
+    """
+
+    def fit() -> Smoothed:
+        return neural_smoother.smooth(dataset, first, seed, stop=stop, moved=moved).smoothed
+
+    node = _attempt("node", fit)
+    if stop():
+        return None
+    if node is None:
+        warnings.warn(
+            "the neural ODE could not be fitted to these data; the search goes on without it",
+            DataWarning,
+            stacklevel=2,
+        )
+    return node
 
 
 def _finds_more(flow: Smoothed, curve: Smoothed) -> bool:

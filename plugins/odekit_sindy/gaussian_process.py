@@ -20,6 +20,8 @@ import numpy as np
 from scipy.linalg import cho_factor, cho_solve, lapack
 from scipy.optimize import minimize
 
+from odekit_sindy.budget import Stop, never
+
 WINDOW, OVERLAP, PIECES = 300, 30, 4
 JITTER = 1e-9
 
@@ -89,7 +91,7 @@ class GaussianProcess:
         return x, dx
 
 
-def fit(series: Sequence[Series], most: float = 1.0) -> GaussianProcess:
+def fit(series: Sequence[Series], most: float = 1.0, stop: Stop = never) -> GaussianProcess:
     """Fit correlation time, amplitude and noise by maximum evidence, from four starts.
 
     Long trajectories are cut into windows; the hyper-parameters come from a few of them.
@@ -97,6 +99,7 @@ def fit(series: Sequence[Series], most: float = 1.0) -> GaussianProcess:
     Args:
         series: one trajectory or several.
         most: highest noise, in units of the values' standard deviation.
+        stop: asked before each step; once it says true, the best so far is the result.
     """
     pooled = float(np.concatenate([part.y for part in series]).mean())
     mean = tuple(float(part.y.mean()) if len(part.y) else pooled for part in series)
@@ -112,11 +115,18 @@ def fit(series: Sequence[Series], most: float = 1.0) -> GaussianProcess:
         (np.log(0.1), np.log(30.0)),
         (np.log(1e-5), np.log(most)),
     ]
+
+    def halt(intermediate_result: object) -> None:
+        if stop():
+            raise StopIteration  # how SciPy is told that the point reached has to do
+
     best = None
     for length in (span / 20, span / 6):
         for noise in (0.02, 0.15):
             start = np.log([max(length, 2 * step), 1.0, noise])
             start = np.clip(start, [b[0] for b in bounds], [b[1] for b in bounds])
+            if best is not None and stop():
+                break
             found = minimize(
                 negative_evidence,
                 start,
@@ -125,6 +135,7 @@ def fit(series: Sequence[Series], most: float = 1.0) -> GaussianProcess:
                 method="L-BFGS-B",
                 bounds=bounds,
                 options={"maxiter": 60},
+                callback=halt,
             )
             if best is None or found.fun < best.fun:
                 best = found

@@ -21,10 +21,12 @@ from typing import Generic, TypeVar
 
 import numpy as np
 
+from odekit_sindy.budget import Stop, never
 from odekit_sindy.data import Dataset
 from odekit_sindy.dynamics import Dynamics
 from odekit_sindy.layout import Layout, arrange
 from odekit_sindy.models import Models
+from odekit_sindy.noise_shape import mean_size, proportional
 from odekit_sindy.shooting import Shooting
 from odekit_sindy.smoothing import Samples, Smoothed
 from odekit_sindy.training import FIRST_DECAY, Training
@@ -92,6 +94,7 @@ def grow(
     sigma: np.ndarray,
     stages: Sequence[Stage],
     units: np.ndarray | None = None,
+    stop: Stop = never,
 ) -> Grown[D]:
     """Fit a family to trajectories from several starts, and keep the best.
 
@@ -103,6 +106,7 @@ def grow(
         sigma: noise level to begin with, ``(d,)``.
         stages: one or more, in order.
         units: expected sizes of the parameters, ``(k,)``.
+        stop: asked before each step; once it says true, no further stage is begun.
     """
     k = len(begins[0].c)
     c, states = np.stack([b.c for b in begins]), [b.states for b in begins]
@@ -110,7 +114,7 @@ def grow(
     level = np.tile(sigma, (len(begins), 1))
     decay = np.full(len(begins), FIRST_DECAY)
     for stage in stages:
-        shooting = Shooting(arrange(dataset, shape, stage.intervals), dynamics)
+        shooting = Shooting(arrange(dataset, shape, stage.intervals), dynamics, stop=stop)
         start = np.stack([shooting.layout.starts(s) for s in states])
         flat = np.tile(np.arange(k), (len(c), 1))
         models = Models(flat, np.ones_like(flat, dtype=bool), c, start, k // dataset.dim)
@@ -122,6 +126,8 @@ def grow(
         nodes, _ = shooting.integrate(final)
         states = [shooting.layout.at_rows(nodes[:, b]) for b in range(len(keep))]
         c, decay, level = final.c, training.decay[keep], _noise(training)[keep]
+        if stop():
+            break
     shape = noise_shape(dataset, first, states[0])
     samples = along(dataset, shooting, final.pick([0]))
     smoothed = replace(first, shape=shape, sigma=level[0], states=states[0], samples=samples)
@@ -187,18 +193,22 @@ def _substeps(shooting: Shooting[D], models: Models, sigma: np.ndarray) -> int:
 def _noise(training: Training[D]) -> np.ndarray:
     """Noise level from the residuals of each model and the parameters it spent, ``(B, d)``."""
     counts = training.shooting.layout.counts
+    seen = counts > 0
     rss, _ = training.shooting.statistics(training.models)
-    spent = training.determined[:, None] / len(counts)
+    spent = training.determined[:, None] / seen.sum()
     free = np.maximum(counts - spent, FEWEST_FREE * counts)
-    return np.asarray(np.sqrt(rss / free + FLOOR**2))
+    square = rss / np.where(seen, free, 1.0)
+    # A state without data has the others' noise, which is the unit of its gaps.
+    square[:, ~seen] = square[:, seen].mean(1, keepdims=True)
+    return np.asarray(np.sqrt(square + FLOOR**2))
 
 
 def noise_shape(dataset: Dataset, first: Smoothed, states: States) -> States:
     """The noise's shape about these states, of unit mean square per state, ``(n, d)``."""
     if first.kind == "additive":
         return first.shape
-    floor = 0.03 * np.nanmax(np.abs(dataset.stacked), axis=0)
-    shape = [np.sqrt(x**2 + floor**2) for x in states]
-    seen = np.isfinite(dataset.stacked)
-    square = np.where(seen, np.concatenate(shape) ** 2, 0.0).sum(0) / seen.sum(0)
-    return tuple(h / np.sqrt(square) for h in shape)
+    largest = np.maximum(*map(np.abs, dataset.range))
+    shape = [proportional(x, largest) for x in states]
+    size = mean_size(np.concatenate(shape), np.isfinite(dataset.stacked))
+    size = np.where(dataset.counts > 0, size, 1.0)
+    return tuple(h / size for h in shape)

@@ -16,23 +16,24 @@ Units: scaled.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from odekit import ProblemError
-from odekit_sindy.data import Dataset
+from odekit_sindy.data import MOST_ROWS, Dataset, Trajectory
 from odekit_sindy.layout import arrange
 from odekit_sindy.models import Models, Support
-from odekit_sindy.shooting import TRIES, Shooting, damped_step
+from odekit_sindy.noise_shape import mean_size, proportional
+from odekit_sindy.shooting import Shooting
+from odekit_sindy.short_prediction import Learned, Prediction, is_short, predict_short
 
 GROUPS = 10
 """Most refits: more trajectories than this are left out in groups."""
 
 TIGHT = (10.0, 100.0, 1000.0)
 ITERATIONS = 8
-FLAT = 0.03
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,9 @@ class HeldOut:
         trajectories: indices of the predicted trajectories.
         r2: of the simulation over all states, one per predicted trajectory.
         states: the same by state, ``(len(r2), d)``.
-        error: root mean square error over the noise's shape, ``(len(r2), d)``.
+        error: root mean square error over the noise's shape, ``(len(r2), d)``; for trajectories
+            of a few values per value that the fit of their start left free.
+        short: trajectories of a few values, with what is known of their starts.
     """
 
     how: str
@@ -52,6 +55,7 @@ class HeldOut:
     r2: tuple[float, ...]
     states: np.ndarray
     error: np.ndarray
+    short: dict[int, Prediction] = field(default_factory=dict)
 
     @property
     def by_index(self) -> dict[int, float]:
@@ -87,6 +91,14 @@ def check(holdout: Any) -> Any:
 
 def _is_index(value: Any) -> bool:
     return isinstance(value, int | np.integer) and not isinstance(value, bool)
+
+
+def named(holdout: Any, count: int) -> tuple[int, ...]:
+    """The trajectories that are named one by one, none where they are drawn or do not exist."""
+    if holdout is None or isinstance(holdout, str | float):
+        return ()
+    listed = [holdout] if _is_index(holdout) else list(holdout)
+    return tuple(sorted({int(i) % count for i in listed if -count <= i < count}))
 
 
 def choose(holdout: Any, count: int, seed: int) -> tuple[int, ...]:
@@ -145,7 +157,7 @@ def left_out_in_turn(
         shape: the noise's shape per trajectory, ``(n, d)``.
 
     Returns:
-        None for a single trajectory.
+        None for a single trajectory, or where the time was up.
     """
     count = len(dataset.trajectories)
     if count < 2 or not support:
@@ -153,6 +165,8 @@ def left_out_in_turn(
     out = np.zeros((count, 1 + 2 * dataset.dim))
     size = shooting.dynamics.size
     for group in np.array_split(np.arange(count), min(count, GROUPS)):
+        if shooting.stop():
+            return None
         rest = [i for i in range(count) if i not in set(group.tolist())]
         again = _problem(shooting, _some(dataset, rest), [shape[i] for i in rest])
         start = again.layout.starts(tuple(states[i] for i in rest))
@@ -179,6 +193,8 @@ def kept_out(
     dataset: Dataset,
     kind: str,
     indices: Sequence[int],
+    level: np.ndarray,
+    covariance: np.ndarray,
 ) -> HeldOut:
     """Predict trajectories that took no part in the search.
 
@@ -189,17 +205,35 @@ def kept_out(
         dataset: the trajectories to predict, in the scaled units of the others.
         kind: the noise model that the others chose.
         indices: what to call these trajectories.
+        level: noise level of each state, ``(d,)``.
+        covariance: of ``c``, ``(k, k)``.
     """
-    states = [_filled(part.t, part.y) for part in dataset.trajectories]
     # In the unit of the noise level, whose shape has unit mean square over the others' data.
     lay = shooting.layout
     seen = (lay.weight > 0).transpose(0, 2, 1).reshape(-1, lay.dim)
     y = lay.y.transpose(0, 2, 1).reshape(-1, lay.dim)
-    count = np.maximum(seen.sum(0), 1)
-    size = np.sqrt((np.where(seen, _shape(y, kind), 0.0) ** 2).sum(0) / count)
+    size = mean_size(_shape(y, kind), seen)
+    centre = np.where(seen, y, 0.0).sum(0) / np.maximum(seen.sum(0), 1)
+    spread = mean_size(y - centre, seen)
+    learned = Learned(centre, np.where(spread > 0, spread, 1.0), level, covariance)
+    parts = tuple(_divided(part, float(lay.step.max())) for part in dataset.trajectories)
+    dataset = replace(dataset, trajectories=parts)
+    states = [_filled(part.t, part.y, centre) for part in parts]
     shape = [_shape(x, kind) / np.where(size > 0, size, 1.0) for x in states]
-    out = predict(shooting, support, c, states, dataset, shape)
-    return _outcome("kept out", indices, out, dataset.dim)
+    few = [is_short(part.y) for part in parts]
+    out = np.zeros((len(few), 1 + 2 * dataset.dim))
+    long = [i for i, short in enumerate(few) if not short]
+    if long:
+        part, own = _some(dataset, long), [shape[i] for i in long]
+        out[long] = predict(shooting, support, c, [states[i] for i in long], part, own)
+    short = {}
+    for i in (i for i, one in enumerate(few) if one):
+        part, guesses = _some(dataset, [i]), [states[i][0], centre]
+        found = predict_short(shooting, support, c, part, shape[i], learned, guesses)
+        out[i] = _compared(part, [found.states], [shape[i]])[0]
+        out[i, 1 + dataset.dim :] /= np.sqrt(1 - found.spent)
+        short[indices[i]] = found
+    return replace(_outcome("kept out", indices, out, dataset.dim), short=short)
 
 
 def _outcome(how: str, indices: Sequence[int], out: np.ndarray, dim: int) -> HeldOut:
@@ -232,7 +266,7 @@ def predict(
     )
     sigma = np.ones((1, dataset.dim))
     for tightness in TIGHT:
-        models = fit_states(several, models, sigma, tightness, ITERATIONS)
+        models = several.fit(models, sigma, tightness, ITERATIONS, states_only=True)
         sigma = several.noise(models)
     nodes, _ = several.integrate(models)
     fitted = several.layout.at_rows(nodes[:, 0])
@@ -243,29 +277,6 @@ def predict(
     alone = Models.of([support], [c], [whole.starts(fitted)], shooting.dynamics.size)
     nodes, _ = single.integrate(alone)
     return _compared(dataset, whole.at_rows(nodes[:, 0]), shape)
-
-
-def fit_states(
-    shooting: Shooting[Any], models: Models, sigma: np.ndarray, tightness: float, iterations: int
-) -> Models:
-    """Levenberg-Marquardt over the segment states of one model, coefficients held fixed."""
-    n = models.start.shape[1] * models.start.shape[2]
-    count = n + models.flat.shape[1]
-    lam, tries, taken = np.array([1e-3]), 0, 0
-    now = shooting.normal(models, sigma, tightness)
-    while taken < iterations and tries < TRIES:
-        step = np.zeros((1, count))
-        step[:, :n] = damped_step(now.h[:, :n, :n], now.g[:, :n], lam)
-        trial = models.moved(step, shooting.layout.low, shooting.layout.high)
-        new = shooting.normal(trial, sigma, tightness)
-        if not new.cost[0] < now.cost[0]:
-            lam, tries = lam * 8, tries + 1
-            continue
-        gain = 1 - new.cost[0] / max(now.cost[0], 1e-300)
-        models, now, lam, tries, taken = trial, new, lam / 6, 0, taken + 1
-        if gain < 1e-4:
-            break
-    return models
 
 
 def _problem(
@@ -280,9 +291,24 @@ def _some(dataset: Dataset, indices: Sequence[int]) -> Dataset:
     return replace(dataset, trajectories=tuple(dataset.trajectories[i] for i in indices))
 
 
-def _filled(t: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Observations with straight lines across what is missing; zero where nothing was seen."""
-    out = np.zeros_like(y)
+def _divided(part: Trajectory, longest: float) -> Trajectory:
+    """A trajectory with rows without data where its intervals are longer than the others'.
+
+    Steps of integration are counted per interval, and those of the others are fine enough.
+    """
+    longest = max(longest, float(np.ptp(part.t)) / MOST_ROWS)
+    counts = np.maximum(np.ceil(np.diff(part.t) / longest - 1e-9).astype(int), 1)
+    at = np.concatenate([[0], np.cumsum(counts)])
+    t = np.interp(np.arange(at[-1] + 1), at, part.t)
+    y = np.full((len(t), part.y.shape[1]), np.nan)
+    y[at] = part.y
+    u = [np.interp(t, part.t, column) for column in part.u.T]
+    return Trajectory(t, y, np.stack(u, axis=1) if u else np.zeros((len(t), 0)))
+
+
+def _filled(t: np.ndarray, y: np.ndarray, centre: np.ndarray) -> np.ndarray:
+    """Observations with straight lines across what is missing; ``centre`` where all is."""
+    out = np.tile(centre, (len(y), 1))
     for j in range(y.shape[1]):
         seen = np.isfinite(y[:, j])
         if seen.any():
@@ -294,7 +320,7 @@ def _shape(x: np.ndarray, kind: str) -> np.ndarray:
     """The noise's standard deviation up to a factor, under a noise model, ``(n, d)``."""
     if kind == "additive":
         return np.ones_like(x)
-    level = np.sqrt(x**2 + (FLAT * np.abs(x).max(0)) ** 2)
+    level = proportional(x)
     return np.asarray(np.where(level > 0, level, 1.0))
 
 

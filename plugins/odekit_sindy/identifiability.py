@@ -233,7 +233,7 @@ def candidate_starts(visited: np.ndarray) -> np.ndarray:
 
 
 def loose_directions(
-    values: np.ndarray, covariance: np.ndarray, labels: Sequence[Pair]
+    values: np.ndarray, covariance: np.ndarray, labels: Sequence[Pair | str]
 ) -> list[str]:
     """Sentences on coefficients that are known only together.
 
@@ -243,7 +243,7 @@ def loose_directions(
     Args:
         values: coefficients, ``(k,)``.
         covariance: ``(k, k)``.
-        labels: state and term of each.
+        labels: state and term of each, or its name.
     """
     spread = np.sqrt(np.maximum(np.diag(covariance), 0.0))
     size = np.maximum(np.abs(values), 1e-300)
@@ -259,7 +259,10 @@ def loose_directions(
         r = -covariance[i, j] / covariance[j, j]
         value = values[i] + r * values[j]
         error = spread[i] * np.sqrt(max(1 - correlation**2, 0.0))
-        one, two = (f"c[{e}', {t}]" for e, t in (labels[i], labels[j]))
+        one, two = (
+            label if isinstance(label, str) else f"c[{label[0]}', {label[1]}]"
+            for label in (labels[i], labels[j])
+        )
         sign = "+" if r >= 0 else "-"
         out.append(
             f"Only the combination {one} {sign} {abs(r):.3g} {two} = {value:.3g} ± {error:.1g} is "

@@ -14,6 +14,7 @@ from __future__ import annotations
 import numpy as np
 from scipy.interpolate import CubicSpline, PchipInterpolator
 
+from odekit_sindy.budget import Stop, never
 from odekit_sindy.data import Dataset
 from odekit_sindy.growing import Begin, Grown, Stage, grow
 from odekit_sindy.layout import INTERVALS
@@ -38,13 +39,14 @@ def library_for(dataset: Dataset) -> Library:
     return library
 
 
-def smooth(dataset: Dataset, first: Smoothed) -> Grown[Library]:
+def smooth(dataset: Dataset, first: Smoothed, stop: Stop = never) -> Grown[Library]:
     """Smooth data by the flow of a whole library.
 
     Args:
         dataset: scaled data.
         first: result of the Gaussian process; its slopes give one start, those of interpolating
             splines two more.
+        stop: asked before each step; once it says true, what was learnt so far is the result.
     """
     library = library_for(dataset)
     sources = [interpolated(dataset, spline) for spline in (CubicSpline, PchipInterpolator)]
@@ -52,7 +54,7 @@ def smooth(dataset: Dataset, first: Smoothed) -> Grown[Library]:
     sources.append((first.samples, first.states))
     begins = [_begin(samples, states, library, units) for samples, states in sources]
     sigma = np.full(dataset.dim, FIRST_NOISE)
-    return grow(dataset, first, library, begins, sigma, STAGES, units)
+    return grow(dataset, first, library, begins, sigma, STAGES, units, stop)
 
 
 def _units(samples: Samples, library: Library) -> np.ndarray:

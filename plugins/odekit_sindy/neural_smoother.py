@@ -16,15 +16,19 @@ Source: R. T. Q. Chen, Y. Rubanova, J. Bettencourt, D. Duvenaud, "Neural ordinar
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
+from odekit_sindy.budget import Stop, never
 from odekit_sindy.data import Dataset
+from odekit_sindy.dynamics import Dynamics
 from odekit_sindy.growing import FLOOR, Begin, Grown, Stage, grow
+from odekit_sindy.kinematics import Kinematic
 from odekit_sindy.layout import INTERVALS
+from odekit_sindy.least_squares import WARY, Normal, Trial, damped_step, descend
 from odekit_sindy.neural import Network
-from odekit_sindy.shooting import TRIES
 from odekit_sindy.smoothing import Samples, Smoothed
-from odekit_sindy.training import Damping
 
 HIDDEN, WIDE = 16, 20
 """Hidden units for one or two states, and for more."""
@@ -32,6 +36,7 @@ HIDDEN, WIDE = 16, 20
 NETWORKS = 4
 STAGES = (Stage(2, 1.0, 2), Stage(INTERVALS, 1.0, 1), Stage(INTERVALS, 10.0, 1))
 MATCHING = 40
+MATCHED = 1e-3
 MATCHING_DECAY = 1e-3
 
 
@@ -41,7 +46,9 @@ def smooth(
     seed: int = 0,
     networks: int = NETWORKS,
     hidden: int | None = None,
-) -> Grown[Network]:
+    stop: Stop = never,
+    moved: Mapping[int, tuple[int, float]] | None = None,
+) -> Grown[Dynamics]:
     """Smooth data by a neural ODE.
 
     Args:
@@ -51,14 +58,18 @@ def smooth(
         seed: of the random weights; the same seed gives the same result.
         networks: how many random networks are trained.
         hidden: hidden units, 16 for one or two states and 20 for more by default.
+        stop: asked before each step; once it says true, what was learnt so far is the result.
+        moved: states of which the slope is known, see `odekit_sindy.kinematics.Kinematic`.
     """
     samples = first.samples
     network = network_for(samples, hidden or (HIDDEN if dataset.dim <= 2 else WIDE))
     points = np.concatenate([samples.x, samples.u], axis=1).T
     c = network.draw(np.random.default_rng(seed), networks)
-    c = match_slopes(network, c, points, samples.dx.T)
+    c = match_slopes(network, c, points, samples.dx.T, stop)
     begins = [Begin(row, first.states) for row in c]
-    return grow(dataset, first, network, begins, np.maximum(first.sigma, FLOOR), STAGES)
+    dynamics = Kinematic(network, moved) if moved else network
+    sigma = np.maximum(first.sigma, FLOOR)
+    return grow(dataset, first, dynamics, begins, sigma, STAGES, stop=stop)
 
 
 def network_for(samples: Samples, hidden: int) -> Network:
@@ -74,7 +85,11 @@ def network_for(samples: Samples, hidden: int) -> Network:
 
 
 def match_slopes(
-    network: Network, parameters: np.ndarray, points: np.ndarray, slopes: np.ndarray
+    network: Network,
+    parameters: np.ndarray,
+    points: np.ndarray,
+    slopes: np.ndarray,
+    stop: Stop = never,
 ) -> np.ndarray:
     """Parameters ``(B, k)`` whose slopes fit given ones, by Levenberg-Marquardt.
 
@@ -83,32 +98,31 @@ def match_slopes(
         parameters: where to begin, ``(B, k)``.
         points: ``(v, q)``.
         slopes: ``(d, q)``.
+        stop: asked before each step.
     """
     c = parameters.copy()
     prior = np.full_like(c, MATCHING_DECAY)
-    damping, alive = Damping.of(len(c)), np.arange(len(c))
-    cost, h, g = _match(network, c, points, slopes)
-    while len(alive):
-        trial = c[alive] + damping.step(alive, h[alive], g[alive], prior[alive])
+    now = _match(network, c, points, slopes)
+
+    def attempt(rows: np.ndarray, lam: np.ndarray) -> Trial:
+        trial = c[rows] + damped_step(now.h[rows], now.g[rows], lam, prior[rows])
         new = _match(network, trial, points, slopes)
-        better = new[0] < cost[alive]
-        slow = better & (cost[alive] - new[0] < 1e-3 * cost[alive])
-        won = alive[better]
-        c[won] = trial[better]
-        cost[won], h[won], g[won] = (value[better] for value in new)
-        damping.tell(alive, better)
-        over = (damping.taken[alive] >= MATCHING) | (damping.failures[alive] >= TRIES)
-        alive = alive[~over & ~slow]
+
+        def keep(better: np.ndarray, _: np.ndarray) -> None:
+            c[rows[better]] = trial[better]
+            now.put(rows, new, better)
+
+        return Trial(now.cost[rows], new.cost, keep)
+
+    descend(attempt, len(c), MATCHING, MATCHED, WARY, stop=stop)
     return c
 
 
-def _match(
-    network: Network, c: np.ndarray, points: np.ndarray, slopes: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Cost ``(B,)`` with decay, curvature ``(B, k, k)`` without, gradient ``(B, k)`` with it."""
+def _match(network: Network, c: np.ndarray, points: np.ndarray, slopes: np.ndarray) -> Normal:
+    """Cost with decay, curvature without, gradient with it."""
     count, k = c.shape
     f, _, own = network.tangents(c, np.broadcast_to(points, (count, *points.shape)))
     r = ((f - slopes) / network.speed[:, None]).reshape(count, -1, 1)
     jac = (own / network.speed[:, None, None]).transpose(0, 2, 1, 3).reshape(count, k, -1)
     cost = (r[:, :, 0] ** 2).sum(1) + MATCHING_DECAY * (c**2).sum(1)
-    return cost, jac @ jac.transpose(0, 2, 1), (jac @ r)[:, :, 0] + MATCHING_DECAY * c
+    return Normal(cost, jac @ jac.transpose(0, 2, 1), (jac @ r)[:, :, 0] + MATCHING_DECAY * c)

@@ -1,6 +1,6 @@
 """The stages of a fit of parameters: smoothing, guess, loose fits, the tight fit, its covariance.
 
-`odekit_sindy.refinement` is the way in.
+`odekit_sindy.refinement` is the way in, and `odekit_sindy.refined_evidence` judges what comes out.
 
 Shapes: ``B`` starts, ``d`` states of the model, ``k`` free parameters, ``M`` segments.
 Units: scaled inside, the caller's outside.
@@ -8,13 +8,13 @@ Units: scaled inside, the caller's outside.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
-from typing import Any, final
+from typing import TypeAlias, final
 
 import numpy as np
 
-from odekit_sindy import residuals
+from odekit import ProblemError
 from odekit_sindy.budget import Budget
 from odekit_sindy.data import Dataset, Scales, scaled
 from odekit_sindy.first_guess import FirstGuess, Guess
@@ -22,11 +22,14 @@ from odekit_sindy.formula_dynamics import Box, FormulaDynamics
 from odekit_sindy.formula_model import FormulaModel
 from odekit_sindy.layout import INTERVALS, Layout, arrange
 from odekit_sindy.models import Models
+from odekit_sindy.noise_shape import proportional
+from odekit_sindy.outcome import Outcome, Tight, Units
 from odekit_sindy.pipeline import characteristic_time
-from odekit_sindy.refined_report import Fitted
-from odekit_sindy.refit import uncertainty
+from odekit_sindy.refit import uncertainty, unseen
 from odekit_sindy.shooting import FLOOR, Shooting
 from odekit_sindy.smoothing import MARGIN, Smoothed, smooth
+
+Problem: TypeAlias = Shooting[FormulaDynamics]
 
 STARTS = 5
 LOOSE = (1.0, 10.0, 100.0)
@@ -38,45 +41,8 @@ SETTLED = 0.02
 WIDE = 1e3
 """Bounds of hidden states, in units of their size."""
 
-MOST_SUBSTEPS = 64
 AS_GOOD = 4.0
 """Difference in twice the log likelihood up to which another start's fit counts as good."""
-
-FLAT = 0.03
-VISIBLE = 1e-3
-"""Residual, relative to a state's standard deviation, below which integration errors are let be."""
-
-
-@final
-@dataclass(frozen=True)
-class _Units:
-    """The scaled problem's units, and which states of the model the data have."""
-
-    scales: Scales
-    observed: np.ndarray
-
-    @property
-    def hidden(self) -> np.ndarray:
-        """Positions of the hidden states."""
-        return np.setdiff1d(np.arange(len(self.scales.state)), self.observed)
-
-
-@final
-@dataclass(frozen=True)
-class Tight:
-    """A fit to the end.
-
-    Attributes:
-        models: one model.
-        covariance: of its parameters, ``(k, k)``, in the caller's units.
-        at_bound: which of them ended at a bound, ``(k,)``.
-        condition: condition number of the parameters' columns.
-    """
-
-    models: Models
-    covariance: np.ndarray
-    at_bound: np.ndarray
-    condition: float
 
 
 @final
@@ -105,7 +71,7 @@ class ParameterFit:
         observed = np.array([model.states.index(name) for name in dataset.names])
         state = np.full(len(model.states), float(np.exp(np.log(dataset.std).mean())))
         state[observed] = dataset.std
-        self.units = _Units(replace(plain, state=state), observed)
+        self.units = Units(replace(plain, state=state), observed)
         self.dynamics = FormulaDynamics(
             model.rights, model.states, dataset.inputs, model.free, model.held,
             self.units.scales, self._box(np.ones(len(model.free))),
@@ -133,7 +99,7 @@ class ParameterFit:
             and self.model.start.get(name, 1.0) >= 0
         }
 
-    def run(self) -> Fitted:
+    def run(self) -> Outcome:
         """Guess, fit from several starts, fit the best to the end."""
         self.budget.tell("first guess", 0.0)
         guess = self._guess()
@@ -151,7 +117,11 @@ class ParameterFit:
         best = self._tight(shooting, models.pick([order[0]]))
         rivals = self.dynamics.parameters(models)[cost < cost.min() + AS_GOOD]
         shooting, best = self._other_noise(shooting, best)
-        return self._fitted(shooting, best, rivals)
+        return Outcome(
+            self.model, self.original, self.dataset, self.smoothed, dict(self.evidence),
+            self.units, shooting, self._layout(None), best,
+            self.dynamics.parameters(best.models)[0], rivals, self.budget.cut,
+        )  # fmt: skip
 
     def _guess(self) -> Guess:
         model, scales, dynamics = self.model, self.units.scales, self.dynamics
@@ -170,6 +140,7 @@ class ParameterFit:
             dynamics, self.smoothed.samples, self.units.observed, start, first, positive,
             np.array(sizes), np.random.default_rng(self.seed),
         ).candidates(STARTS)  # fmt: skip
+        self._check_values(guess)
         if len(start) == dynamics.size and dynamics.size:
             given = np.array([[start[i] for i in range(dynamics.size)]])
             guess = Guess(
@@ -177,6 +148,21 @@ class ParameterFit:
                 np.concatenate([guess.hidden, guess.hidden[:, :, :1]], axis=2),
             )
         return guess
+
+    def _check_values(self, guess: Guess) -> None:
+        """Refuse a model that has no value at the data, whatever its parameters."""
+        if len(self.units.hidden):
+            return
+        samples = self.smoothed.samples
+        point = np.concatenate([samples.x, samples.u], axis=1).T
+        points = np.broadcast_to(point, (len(guess.parameters), *point.shape))
+        defined = np.isfinite(self.dynamics.slopes(guess.parameters, points)).any((0, 2))
+        for name, good in zip(self.model.states, defined, strict=True):
+            if not good:
+                raise ProblemError(
+                    f"model: {name}' = {self.model.formulas[name]} has no real value at the data: "
+                    "look for a logarithm or a root of something negative, or a division by zero"
+                )
 
     def _rescale(self, guess: Guess) -> None:
         """Units of parameters and hidden states from the best candidate."""
@@ -208,8 +194,8 @@ class ParameterFit:
                 low[i], high[i] = max(low[i], pair[0]), min(high[i], pair[1])
         return replace(plain, y=y, weight=weight, low=low, high=high, counts=counts)
 
-    def _shooting(self, dynamics: FormulaDynamics) -> Shooting[Any]:
-        return Shooting(self._layout(INTERVALS), dynamics, floor=FLOOR)
+    def _shooting(self, dynamics: FormulaDynamics) -> Problem:
+        return Shooting(self._layout(INTERVALS), dynamics, floor=FLOOR, stop=self.budget.late)
 
     def _starts(self, layout: Layout, guess: Guess) -> np.ndarray:
         """Segment states of each candidate, ``(B, d, M)``."""
@@ -239,13 +225,13 @@ class ParameterFit:
         near = np.flatnonzero(good)
         return np.asarray(states[near[np.abs(rows[:, None] - near).argmin(1)]])
 
-    def _noise(self, shooting: Shooting[Any], models: Models) -> np.ndarray:
+    def _noise(self, shooting: Problem, models: Models) -> np.ndarray:
         """Noise level from the residuals ``(B, d)``; hidden states take the others' mean."""
         sigma = shooting.noise(models)
         sigma[:, self.units.hidden] = sigma[:, self.units.observed].mean(1, keepdims=True)
         return sigma
 
-    def _loose(self, shooting: Shooting[Any], models: Models) -> Models:
+    def _loose(self, shooting: Problem, models: Models) -> Models:
         sigma = np.ones((len(models), self.dynamics.dim))
         for tightness in LOOSE:
             models = shooting.fit(models, sigma, tightness, ITERATIONS)
@@ -253,7 +239,7 @@ class ParameterFit:
             models = shooting.fit(models, self._noise(shooting, models), tightness, ITERATIONS)
         return models
 
-    def _cost(self, shooting: Shooting[Any], models: Models) -> np.ndarray:
+    def _cost(self, shooting: Problem, models: Models) -> np.ndarray:
         """Twice the negative log likelihood of each model, gaps counted as errors, ``(B,)``."""
         rss, gaps = shooting.statistics(models)
         observed = self.units.observed
@@ -262,7 +248,7 @@ class ParameterFit:
         v = rss[:, observed] / counts + shooting.floor**2 + 10 * gap / counts
         return np.asarray(np.nan_to_num((counts * np.log(v)).sum(1), nan=np.inf))
 
-    def _tight(self, shooting: Shooting[Any], models: Models) -> Tight:
+    def _tight(self, shooting: Problem, models: Models) -> Tight:
         """The last rounds: closed gaps, fine steps, noise from the residuals."""
         before = np.full(self.dynamics.size, np.inf)
         models = shooting.fit(models, self._noise(shooting, models), LOOSE[-1], ITERATIONS)
@@ -272,14 +258,15 @@ class ParameterFit:
             models = shooting.fit(models, sigma, 1000.0, ITERATIONS, tolerance=1e-7)
             tight = self._covariance(shooting, models)
             now = self.dynamics.parameters(models)[0]
-            spread = np.sqrt(np.diag(tight.covariance)) + 1e-9 * np.abs(now) + 1e-300
+            known = np.nan_to_num(np.diag(tight.covariance), nan=np.inf)
+            spread = np.sqrt(known) + 1e-9 * np.abs(now) + 1e-300
             settled = bool(np.all(np.abs(now - before) < SETTLED * spread))
             before = now
             if settled or self.budget.over:
                 break
         return tight
 
-    def _other_noise(self, shooting: Shooting[Any], best: Tight) -> tuple[Shooting[Any], Tight]:
+    def _other_noise(self, shooting: Problem, best: Tight) -> tuple[Problem, Tight]:
         """The fit under another noise model, if its residuals speak for that one.
 
         The smoother's evidence mixes how well each model describes the noise with how well its
@@ -290,7 +277,7 @@ class ParameterFit:
         nodes, _ = shooting.integrate(best.models)
         states = np.concatenate(shooting.layout.at_rows(nodes[:, 0]))[:, self.units.observed]
         error = self.dataset.stacked - states
-        size = np.sqrt(states**2 + (FLAT * np.abs(states).max(0)) ** 2)
+        size = proportional(states)
         flat, level = (_log_likelihood(error, h) for h in (np.ones_like(size), size))
         wanted = "additive" if flat > level else "multiplicative"
         # Log-normal and multiplicative noise are one model where the noise is small.
@@ -306,11 +293,11 @@ class ParameterFit:
         self.smoothed = now
         return shooting, best
 
-    def _likelihood(self, shooting: Shooting[Any], models: Models) -> float:
+    def _likelihood(self, shooting: Problem, models: Models) -> float:
         return -float(self._cost(shooting, models)[0]) / 2 - shooting.layout.log_shape
 
-    def _covariance(self, shooting: Shooting[Any], models: Models) -> Tight:
-        p = self.dynamics.parameters(models)[0]
+    def _covariance(self, shooting: Problem, fitted: Models) -> Tight:
+        p = self.dynamics.parameters(fitted)[0]
         free = self.model.free
         held = self.dynamics.box.reached(p)
         unit = np.where(p[~held] != 0, np.abs(p[~held]), self.dynamics.box.unit[~held])
@@ -324,51 +311,18 @@ class ParameterFit:
                 [name for name in free if name not in fixed],
                 {**dynamics.held, **fixed}, self.units.scales, box,
             )  # fmt: skip
-        plain: Shooting[Any] = Shooting(
+        plain = Shooting(
             shooting.layout, dynamics.rescaled(self.units.scales, box), shooting.substeps
         )
+        models = plain.dynamics.models(p[None, ~held], fitted.start)
         covariance = np.zeros((len(p), len(p)))
-        if held.all():
-            return Tight(models, covariance, held, 1.0)
-        part, condition = uncertainty(plain, plain.dynamics.models(p[None, ~held], models.start))
+        part, _ = uncertainty(plain, models)
         covariance[np.ix_(~held, ~held)] = part * np.outer(unit, unit)
-        return Tight(models, covariance, held, condition)
-
-    def _fitted(self, shooting: Shooting[Any], tight: Tight, rivals: np.ndarray) -> Fitted:
-        best = tight.models
-        nodes, _ = shooting.integrate(best)
-        rows = shooting.layout.at_rows(nodes[:, 0])
-        whole: Shooting[Any] = Shooting(
-            self._layout(None), self.dynamics, min(2 * shooting.substeps, MOST_SUBSTEPS)
-        )
-        alone = replace(best, start=whole.layout.starts(rows)[None])
-        simulated = whole.layout.at_rows(whole.integrate(alone)[0][:, 0])
-        fine, _ = shooting.integrate(best, substeps=2 * shooting.substeps)
-        observed = self.units.observed
-        rss, _ = shooting.statistics(best)
-        rms = np.sqrt(rss[0, observed] / shooting.layout.counts[observed])
-        return Fitted(
-            model=self.model,
-            dataset=self.original,
-            values=self.dynamics.parameters(best)[0],
-            covariance=tight.covariance,
-            at_bound=tight.at_bound,
-            condition=tight.condition,
-            starts=np.stack([x[0] for x in rows]) * self.units.scales.state,
-            score=tuple(residuals.r2(self.dataset, [x[:, observed] for x in simulated])),
-            rms=rms,
-            sigma=np.maximum(self.smoothed.sigma, 3 * FLOOR),
-            memory=residuals.memory(
-                self.dataset, [x[:, observed] for x in rows], self.smoothed.shape
-            ),
-            unit=self.units.scales.state[observed],
-            kind=self.smoothed.kind,
-            evidence=dict(self.evidence),
-            rivals=tuple(rivals),
-            rough=float(np.abs(fine - nodes)[:, 0, observed].max() / max(rms.max(), VISIBLE)),
-            substeps=shooting.substeps,
-            cut=self.budget.cut,
-        )
+        silent, tied = np.zeros(len(p), dtype=bool), np.zeros(len(p), dtype=bool)
+        silent[~held], tied[~held], condition = unseen(plain, models)
+        # A pseudo-inverse would call known what no data tell.
+        covariance[silent | tied] = covariance[:, silent | tied] = np.nan
+        return Tight(fitted, covariance, held, silent, tied, condition, plain, models)
 
 
 def _log_likelihood(error: np.ndarray, shape: np.ndarray) -> float:

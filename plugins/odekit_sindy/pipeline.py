@@ -17,7 +17,7 @@ from functools import cache
 
 import numpy as np
 
-from odekit_sindy.budget import Budget
+from odekit_sindy.budget import Budget, Stop
 from odekit_sindy.candidates import Support, best_by_size, choose_size, coefficients, time_blocks
 from odekit_sindy.data import Dataset, Scales, first_scales, scaled
 from odekit_sindy.elimination import Whole, eliminated, hopeless, wanting, wholes
@@ -25,6 +25,7 @@ from odekit_sindy.flows import smooth_by_flow
 from odekit_sindy.layout import arrange
 from odekit_sindy.library import Library
 from odekit_sindy.models import Models
+from odekit_sindy.noise_shape import proportional
 from odekit_sindy.rational import Rational
 from odekit_sindy.rational_search import exchanged, look, promised
 from odekit_sindy.search import AGAIN, Fitted, Start, SubsetSearch
@@ -47,6 +48,8 @@ MOST_STARTS = 5
 MOST_COLUMNS = 400
 MOST_WHOLE = 66
 SUSPICIOUS = 0.15
+CURVES_SHARE, FLOWS_SHARE = 0.3, 0.5
+"""Of the time, what may be gone when the smoothers of each kind end, so that a search follows."""
 
 
 @dataclass(frozen=True)
@@ -144,21 +147,45 @@ def run(
         libraries = [lib for i, lib in enumerate(libraries) if i == 0 or not lib.trig]
     scales = first_scales(dataset)
     models, evidence = smooth(
-        scaled(dataset, scales), noise, lambda share: budget.tell("smoothing", share), smoother
+        scaled(dataset, scales),
+        noise,
+        lambda share: budget.tell("smoothing", share),
+        smoother,
+        budget.beyond(CURVES_SHARE),
     )
     options = (budget, floor, slope, paths, further, flows, seed)
-    found = climb(dataset, scales, models[0], evidence, libraries, *options)
-    if noise == "auto" and not budget.over:
-        other = _better_noise(found, models)
-        if other is not None:
-            name = found.rungs[found.chosen].library.name
-            place = [library.name for library in libraries].index(name)
-            rest = libraries[max(place - 1, 0) :]
-            again = climb(dataset, scales, other, evidence, rest, *options)
-            if again.at_noise and again.best.ebic < found.best.ebic:
-                found = again
+
+    def under(smoothed: Smoothed, several: Sequence[Library]) -> Found:
+        return climb(dataset, scales, smoothed, evidence, several, *options)
+
+    found = settled(under(models[0], libraries), models, libraries, under, budget)
     budget.tell("search: other starts", 0.0)
     return restarted(found, budget)
+
+
+def settled(
+    found: Found,
+    models: Sequence[Smoothed],
+    libraries: Sequence[Library],
+    under: Callable[[Smoothed, Sequence[Library]], Found],
+    budget: Budget,
+) -> Found:
+    """The outcome under the noise model that the residuals speak for, searched again for it.
+
+    Args:
+        found: the outcome under the first noise model.
+        models: the data smoothed under each noise model that is allowed.
+        libraries: the ladder.
+        under: searches some of the libraries under a noise model.
+        budget: time limit.
+    """
+    other = _better_noise(found, models) if len(models) > 1 and not budget.over else None
+    if other is None:
+        return found
+    name = found.rungs[found.chosen].library.name
+    place = [library.name for library in libraries].index(name)
+    again = under(other, libraries[max(place - 1, 0) :])
+    return again if again.at_noise and again.best.ebic < found.best.ebic else found
 
 
 def climb(
@@ -191,7 +218,8 @@ def climb(
         flows: smoothers that follow trajectories.
         seed: of their random numbers.
     """
-    smoothed, others = smooth_by_flow(scaled(dataset, scales), smoothed, flows, seed)
+    rough = scaled(dataset, scales)
+    smoothed, others = smooth_by_flow(rough, smoothed, flows, seed, budget.beyond(FLOWS_SHARE))
     unit = characteristic_time(smoothed.samples)
     scales = replace(scales, time=scales.time * unit)
     libraries = [library.at(scales) for library in libraries]
@@ -202,12 +230,13 @@ def climb(
     data = scaled(dataset, scales)
     layout = arrange(data, smoothed.shape)
     noise = np.maximum(smoothed.sigma, floor)
-    smoothings = [smoothed, *_closer(data, smoothed)]
+    smoothings = [smoothed, *_closer(data, smoothed, budget.spent)]
 
     @cache
     def whole(i: int) -> list[Whole]:
         library = libraries[i]
-        if isinstance(library, Rational) or library.size * dataset.dim > MOST_WHOLE:
+        too_large = library.size * dataset.dim > MOST_WHOLE
+        if isinstance(library, Rational) or too_large or budget.over:
             return []
         return wholes(data, smoothings, library, budget, floor)
 
@@ -228,22 +257,25 @@ def climb(
             noise = np.maximum(np.minimum(noise, found[0].noise), floor)
         if i + 1 < len(libraries) and found and hopeless(found[0], whole(i + 1)):
             continue
+        if rungs and budget.over:
+            break
         if rungs and not _worth_a_look(rungs, noise, found, library):
             ended = True  # except for fractions, of which sums of functions know nothing
             continue
         search = SubsetSearch(Shooting(layout, library, floor=floor), budget)
         first = layout.starts(smoothed.states)
-        starts = [
-            start for source in sources for start in start_models(source, library, first, paths)
-        ]
-        for flow in others:
-            starts += start_models(flow.samples, library, layout.starts(flow.states), paths)
+        pairs = [(source, first) for source in sources]
+        pairs += [(flow.samples, layout.starts(flow.states)) for flow in others]
+        starts: list[Start] = []
+        for source, start in pairs:
+            if not starts or not budget.over:
+                starts += start_models(source, library, start, paths)
         if rungs:
             starts.append(_carried(rungs[choose(rungs)], library))
         rung = first_climb(search, starts)
-        if isinstance(library, Rational):
+        if isinstance(library, Rational) and not budget.over:
             rung = replace(rung, best=exchanged(search, rung.best, look(search, rung.best)))
-        if found and wanting(search, rung.best, found[0]):
+        if found and not budget.over and wanting(search, rung.best, found[0]):
             rung = second_climb(rung, eliminated(found, search))
         rungs.append(rung)
     return Found(data, scales, smoothed, evidence, tuple(rungs), choose(rungs), floor)
@@ -298,11 +330,11 @@ def _with_fraction(
     return [Rung(search, exchanged(search, first, view))]
 
 
-def _closer(data: Dataset, smoothed: Smoothed) -> list[Smoothed]:
+def _closer(data: Dataset, smoothed: Smoothed, stop: Stop) -> list[Smoothed]:
     """The data smoothed less, where the smoother takes much of what it sees for noise."""
-    if smoothed.smoother != "gp" or np.all(smoothed.sigma < SUSPICIOUS):
+    if smoothed.smoother != "gp" or np.all(smoothed.sigma < SUSPICIOUS) or stop():
         return []
-    return [follow(data, smoothed, SUSPICIOUS)]
+    return [follow(data, smoothed, SUSPICIOUS, stop)]
 
 
 def second_climb(rung: Rung, starts: Sequence[Start]) -> Rung:
@@ -481,9 +513,10 @@ def _better_noise(found: Found, models: Sequence[Smoothed]) -> Smoothed | None:
         Models.of([best.support], [best.c], [best.start], rung.library.size)
     )
     states = np.concatenate(layout.at_rows(nodes[:, 0]))
-    y = found.dataset.stacked
+    observed = found.dataset.counts > 0
+    y, states = found.dataset.stacked[:, observed], states[:, observed]
     seen = np.isfinite(y)
-    size = np.sqrt(states**2 + (0.03 * np.abs(states).max(0)) ** 2)
+    size = proportional(states)
     likely = {
         "additive": _log_likelihood(y - states, 1.0, seen),
         "multiplicative": _log_likelihood(y - states, size, seen),

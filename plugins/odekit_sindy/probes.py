@@ -27,6 +27,9 @@ FEW_STATES = 4
 Values = Callable[[np.ndarray], np.ndarray]
 """Points ``(v, M)`` to values ``(M,)``."""
 
+Form = tuple[str, str, Values]
+"""A function in words, as a formula, and in numbers."""
+
 
 @dataclass(frozen=True)
 class Probe:
@@ -39,12 +42,15 @@ class Probe:
         kind: ``"term"`` for a product that a larger library has, ``"form"`` for a function of the
             states that none has, ``"past"`` for one of earlier states,
             ``"time"`` for one of time.
+        formula: the same up to a factor in the caller's units, empty where it is no function of
+            the states.
     """
 
     equation: int
     label: str
     values: Values
     kind: str = "form"
+    formula: str = ""
 
 
 def probes(
@@ -53,6 +59,7 @@ def probes(
     names: Sequence[str],
     labels: Sequence[Sequence[str]],
     known: Sequence[str],
+    units: np.ndarray | None = None,
 ) -> list[Probe]:
     """The functions to try in every equation: of the states, of their past, and of time.
 
@@ -62,6 +69,7 @@ def probes(
         names: the states.
         labels: terms of each equation, as text.
         known: the library, as text.
+        units: of the states, ``(d,)``, for the formulas.
     """
     d = layout.dim
     rows = np.concatenate(layout.at_rows(nodes))
@@ -71,13 +79,16 @@ def probes(
     out: list[Probe] = []
     for j in range(d):
         near = _near(j, names, labels[j])
-        forms: list[tuple[str, Values]] = []
+        forms: list[Form] = []
         for i in near:
-            forms += _bends(i, float(level[i]), rows[:, i], names)
-            forms += _saturated_products(i, float(level[i]), names, near)
-        out += [Probe(j, text, values) for text, values in forms]
+            size = float(level[i]) * (1.0 if units is None else float(units[i]))
+            # Three digits are for the reader: where a form bends is a guess.
+            scale, rate = f"{size:.3g}", f"{1 / size:.3g}"
+            forms += _bends(i, float(level[i]), rows[:, i], names, scale, rate)
+            forms += _saturated_products(i, float(level[i]), names, near, scale)
+        out += [Probe(j, text, values, formula=formula) for text, formula, values in forms]
         out += [
-            Probe(j, text, values, "term")
+            Probe(j, text, values, "term", text)
             for text, values in _products(names, near)
             if text not in known
         ]
@@ -93,26 +104,61 @@ def _near(j: int, names: Sequence[str], labels: Sequence[str]) -> list[int]:
     return [i for i, name in enumerate(names) if i == j or name in used]
 
 
-def _bends(i: int, s: float, x: np.ndarray, names: Sequence[str]) -> list[tuple[str, Values]]:
-    """Functions of one state that bend otherwise than polynomials do."""
+def _bends(
+    i: int, s: float, x: np.ndarray, names: Sequence[str], scale: str, rate: str
+) -> list[Form]:
+    """Functions of one state that bend otherwise than polynomials do.
+
+    Args:
+        i: the state.
+        s: its size.
+        x: its values, ``(n,)``.
+        names: the states.
+        scale: ``s`` in the caller's unit, as text.
+        rate: one over it.
+    """
     name = names[i]
-    out: list[tuple[str, Values]] = [
-        (f"a saturating function of {name}", lambda p: p[i] / (s + np.abs(p[i]))),
-        (f"a root of {name}", lambda p: np.sign(p[i]) * np.sqrt(np.abs(p[i]) / s)),
-        (f"an exponential of {name}", lambda p: np.exp(np.clip(p[i] / s, -20, 20))),
-        (f"an exponential of -{name}", lambda p: np.exp(np.clip(-p[i] / s, -20, 20))),
+    modulus, root = f"Abs({name})", f"sign({name})*sqrt(Abs({name}))"
+    if x.min() > 0:
+        modulus, root = name, f"sqrt({name})"
+    out: list[Form] = [
+        (
+            f"a saturating function of {name}",
+            f"{name}/({scale} + {modulus})",
+            lambda p: p[i] / (s + np.abs(p[i])),
+        ),
+        (f"a root of {name}", root, lambda p: np.sign(p[i]) * np.sqrt(np.abs(p[i]) / s)),
+        (
+            f"an exponential of {name}",
+            f"exp({rate}*{name})",
+            lambda p: np.exp(np.clip(p[i] / s, -20, 20)),
+        ),
+        (
+            f"an exponential of -{name}",
+            f"exp(-{rate}*{name})",
+            lambda p: np.exp(np.clip(-p[i] / s, -20, 20)),
+        ),
     ]
     if x.min() < -AWAY * s and x.max() > AWAY * s:
         out += [
-            (f"the sign of {name}", lambda p: np.tanh(10 * p[i] / s)),
-            (f"{name} |{name}|", lambda p: p[i] * np.abs(p[i])),
-            (f"|{name}|", lambda p: np.abs(p[i])),
+            (
+                f"the sign of {name}",
+                f"tanh(10*{rate}*{name})",
+                lambda p: np.tanh(10 * p[i] / s),
+            ),
+            (f"{name} |{name}|", f"{name}*Abs({name})", lambda p: p[i] * np.abs(p[i])),
+            (f"|{name}|", f"Abs({name})", lambda p: np.abs(p[i])),
         ]
     else:
         out += [
-            (f"a logarithm of {name}", lambda p: np.log(np.maximum(np.abs(p[i]) / s, AWAY))),
+            (
+                f"a logarithm of {name}",
+                f"log({rate}*{modulus})",
+                lambda p: np.log(np.maximum(np.abs(p[i]) / s, AWAY)),
+            ),
             (
                 f"{name} times a logarithm of {name}",
+                f"{name}*log({rate}*{modulus})",
                 lambda p: p[i] * np.log(np.maximum(np.abs(p[i]) / s, AWAY)),
             ),
         ]
@@ -120,22 +166,23 @@ def _bends(i: int, s: float, x: np.ndarray, names: Sequence[str]) -> list[tuple[
 
 
 def _products(names: Sequence[str], near: Sequence[int]) -> list[tuple[str, Values]]:
-    """Products of two states and of three, which the library may lack on a low rung."""
+    """Products of up to three states, which the library may lack on a low rung."""
     out: list[tuple[str, Values]] = []
-    for degree in (2, 3):
+    for degree in range(4):
         for pick in itertools.combinations_with_replacement(near, degree):
             powers = [(names[i], pick.count(i)) for i in dict.fromkeys(pick)]
-            text = "*".join(name if e == 1 else f"{name}**{e}" for name, e in powers)
+            text = "*".join(name if e == 1 else f"{name}**{e}" for name, e in powers) or "1"
             out.append((text, lambda p, pick=pick: np.prod(p[list(pick)], axis=0)))  # type: ignore[misc]
     return out
 
 
 def _saturated_products(
-    i: int, s: float, names: Sequence[str], near: Sequence[int]
-) -> list[tuple[str, Values]]:
+    i: int, s: float, names: Sequence[str], near: Sequence[int], scale: str
+) -> list[Form]:
     return [
         (
             f"{names[j]} times a saturating function of {names[i]}",
+            f"{names[j]}*{names[i]}/({scale} + Abs({names[i]}))",
             lambda p, j=j: p[j] * p[i] / (s + np.abs(p[i])),  # type: ignore[misc]
         )
         for j in near

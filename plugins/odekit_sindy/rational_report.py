@@ -39,7 +39,7 @@ def with_numbers(
         names: of the states.
         inputs: names of the inputs.
     """
-    numbers = [_short(term.value, term.stderr) for term in terms]
+    numbers = [short(term.value, term.stderr) for term in terms]
     texts = library.labels(flat, names, inputs, numbers)
     below = library.is_below(flat)
     return [
@@ -75,7 +75,7 @@ def denominators(
     return out
 
 
-def _short(value: float, stderr: float | None) -> str:
+def short(value: float, stderr: float | None) -> str:
     """The number with as many digits as its standard error is worth, and three more."""
     if stderr is None:
         return f"{value:.{DIGITS}g}"

@@ -168,6 +168,8 @@ def propose(
     found: dict[Support, Proposal] = {}
     for j in range(search.shooting.layout.dim):
         for i in range(len(view.blocks)):
+            if search.budget.over:
+                break
             for one in _in_block(search, fitted, view, j, i, limit):
                 known = found.get(one.support)
                 if known is None or one.score < known.score:
@@ -191,8 +193,8 @@ def exchanged(search: SubsetSearch, fitted: Fitted, view: View) -> Fitted:
         view: from `look` at that fit.
     """
     for _ in range(ROUNDS):
-        proposals = _shortlist(propose(search, fitted, view))
-        if not proposals or search.budget.over:
+        proposals = [] if search.budget.over else _shortlist(propose(search, fitted, view))
+        if not proposals:
             break
         best = min(_verified(search, fitted, proposals), key=lambda one: one.ebic)
         if not best.ebic < fitted.ebic:

@@ -19,9 +19,10 @@ import numpy as np
 from odekit import DiscoveryError, Equations, ProblemError, Refined, TimeSeries
 from odekit_sindy.budget import Budget
 from odekit_sindy.data import Dataset, gather
-from odekit_sindy.formula_model import FormulaModel, read_equations, read_formulas_of
+from odekit_sindy.formula_model import FormulaModel
+from odekit_sindy.formula_reading import read_equations, read_formulas_of
 from odekit_sindy.parameter_fit import ParameterFit
-from odekit_sindy.refined_report import as_equations, as_formulas
+from odekit_sindy.refined_report import RefinedReport
 
 
 def refine(
@@ -71,19 +72,11 @@ def refine(
         formulas = read_formulas_of(model, first.names, first.input_names, first.time_name, **known)
     dataset = _gathered(formulas, several)
     _check_amount(formulas, dataset)
-    fitted = ParameterFit(formulas, dataset, budget, noise, seed).run()
+    outcome = ParameterFit(formulas, dataset, budget, noise, seed).run()
+    budget.tell("verdict", 0.95)
+    report = RefinedReport(outcome)
     budget.tell("done", 1.0)
-    if isinstance(model, Equations):
-        refined = as_equations(model, fitted)
-        table = model.diagnostics.get("denominators")
-        if table:
-            refined.diagnostics["denominators"] = table
-            refined.warnings.append(
-                "Note: the numbers in denominators were held as they are, so the errors of the "
-                "coefficients do not know theirs; give the formulas with parameters to fit both."
-            )
-        return refined
-    return as_formulas(fitted)
+    return report.as_equations(model) if isinstance(model, Equations) else report.as_formulas()
 
 
 def _check_equations(equations: Equations, first: TimeSeries) -> None:

@@ -7,9 +7,11 @@ Source: the covariance is the Gauss-Newton one of nonlinear least squares, D. M.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
+from odekit_sindy.budget import Stop, never
 from odekit_sindy.data import Dataset
 from odekit_sindy.layout import arrange
 from odekit_sindy.library import Library
@@ -18,6 +20,11 @@ from odekit_sindy.search import Fitted
 from odekit_sindy.shooting import Shooting
 
 NEGLIGIBLE = 1e-3
+SAME = 1e-9
+"""Length of a column or a combination of columns, of unit length each, that is rounding."""
+
+SHARE = 0.3
+"""Part of a coefficient in a direction, for it to be named."""
 
 
 @dataclass(frozen=True)
@@ -48,9 +55,15 @@ class Final:
     substeps: int
 
 
-def finish(shooting: Shooting[Library], fitted: Fitted) -> Final:
-    """Fit once more with nearly closed gaps and fine steps; drop what contributes nothing."""
-    fine = Shooting(shooting.layout, shooting.dynamics, shooting.substeps, shooting.floor)
+def finish(shooting: Shooting[Library], fitted: Fitted, stop: Stop = never) -> Final:
+    """Fit once more with nearly closed gaps and fine steps; drop what contributes nothing.
+
+    Args:
+        shooting: the problem of the search.
+        fitted: its answer.
+        stop: asked before each step; once it says true, the coefficients stay as they are.
+    """
+    fine = Shooting(shooting.layout, shooting.dynamics, shooting.substeps, shooting.floor, stop)
     models = _model(shooting, fitted.support, fitted.c, fitted.start)
     fine.substeps = fine.choose_substeps(models, fitted.rms[None], share=0.01)
     models = _tight(fine, models)
@@ -129,7 +142,7 @@ def contributing(
     return library.completed(support, kept)
 
 
-def uncertainty(shooting: Shooting[Library], models: Models) -> tuple[np.ndarray, float]:
+def uncertainty(shooting: Shooting[Any], models: Models) -> tuple[np.ndarray, float]:
     """Covariance of the coefficients ``(k, k)`` and their condition number.
 
     Residuals below the smallest noise level count as being there: they are no measure of the
@@ -138,21 +151,51 @@ def uncertainty(shooting: Shooting[Library], models: Models) -> tuple[np.ndarray
     """
     if not models.used.any():
         return np.zeros((0, 0)), 1.0
-    lay = shooting.layout
-    r, jac = shooting.dense(models, shooting.noise(models), 1000.0)
-    n_state = lay.dim * lay.segments
-    length = np.linalg.norm(jac, axis=0)
-    length = np.where(length > 0, length, 1.0)
-    unit = jac / length
-    # R of the QR factorisation: the last block belongs to the coefficients, states projected out.
-    upper = np.asarray(np.linalg.qr(unit, mode="r"))[n_state:, n_state:]
+    r, jac, length, upper = _projected(shooting, models)
     dof = max(len(r) - jac.shape[1], 1)
     inverse = np.linalg.pinv(upper)
     covariance = max(float(r @ r) / dof, 1.0) * (inverse @ inverse.T)
-    covariance /= np.outer(length[n_state:], length[n_state:])
+    covariance /= np.outer(length, length)
     columns = np.linalg.norm(upper, axis=0)
     scaled = upper / np.where(columns > 0, columns, 1.0)
     return covariance, float(np.linalg.cond(scaled))
+
+
+def unseen(shooting: Shooting[Any], models: Models) -> tuple[np.ndarray, np.ndarray, float]:
+    """What the data say nothing about, where `uncertainty` would count it as known.
+
+    Returns:
+        Which coefficients change nothing at all ``(k,)``, which of the others change nothing as
+        long as they change together ``(k,)``, and the condition number of the others' columns.
+    """
+    silent = tied = np.zeros(models.used.sum(), dtype=bool)
+    if not models.used.any():
+        return silent, tied, 1.0
+    _, _, _, upper = _projected(shooting, models)
+    columns = np.linalg.norm(upper, axis=0)
+    silent = columns <= SAME
+    if silent.all():
+        return silent, tied, 1.0
+    _, values, rows = np.linalg.svd(upper[:, ~silent] / columns[~silent])
+    share = (rows[values <= SAME * values[0]] ** 2).sum(0)
+    tied[~silent] = share > SHARE**2
+    return silent, tied, float(values[0] / max(values[-1], 1e-300))
+
+
+def _projected(
+    shooting: Shooting[Any], models: Models
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Residuals, Jacobian, length of the coefficients' columns, and their triangular factor.
+
+    The factor is that of unit columns with the segment states projected out, ``(k, k)``.
+    """
+    r, jac = shooting.dense(models, shooting.noise(models), 1000.0)
+    n_state = shooting.layout.dim * shooting.layout.segments
+    length = np.linalg.norm(jac, axis=0)
+    length = np.where(length > 0, length, 1.0)
+    # R of the QR factorisation: the last block belongs to the coefficients, states projected out.
+    upper = np.asarray(np.linalg.qr(jac / length, mode="r"))[n_state:, n_state:]
+    return r, jac, length[n_state:], upper
 
 
 def simulate(

@@ -138,6 +138,7 @@ class SubsetSearch:
 
     def __init__(self, shooting: Shooting[Library], budget: Budget) -> None:
         self.shooting = shooting
+        self.shooting.stop = budget.spent
         self.budget = budget
         self.visited: dict[Support, Fitted] = {}
         self.prices = prices(shooting.layout, shooting.dynamics)
@@ -180,16 +181,18 @@ class SubsetSearch:
         """Rounds of linearise, propose, verify and accept, until nothing lowers EBIC."""
         tried = {fitted.support: -np.inf}
         for _ in range(ROUNDS):
+            if self.budget.over:
+                break
             better = self._round(fitted, tried)
             if better is None:
                 break
             fitted = self.polish(self.resolved(better))
-            if self.budget.over:
-                break
         return fitted
 
     def resolved(self, fitted: Fitted) -> Fitted:
         """The fit, after the number of substeps was chosen anew for it."""
+        if self.budget.over:
+            return fitted
         before = self.shooting.substeps
         models = self.as_models([fitted])
         after = self.shooting.choose_substeps(models, fitted.rms[None])
@@ -198,6 +201,8 @@ class SubsetSearch:
 
     def polish(self, fitted: Fitted, tightness: Sequence[float] = (100.0,)) -> Fitted:
         """Weights from the model's own residuals, and a refit."""
+        if self.budget.over:
+            return fitted
         models = self.as_models([fitted])
         for w in tightness:
             models = self.shooting.fit(models, self.shooting.noise(models), w, 10)
@@ -207,7 +212,7 @@ class SubsetSearch:
     def _round(self, fitted: Fitted, tried: dict[Support, float]) -> Fitted | None:
         # A support that failed from a much worse fit deserves another try from this one.
         linear = self.linearise(fitted)
-        proposals = self.propose(fitted.support, linear)
+        proposals = [] if self.budget.over else self.propose(fitted.support, linear)
         fresh = [
             (score, s) for score, s in proposals if s not in tried or fitted.ebic < tried[s] - AGAIN
         ]
@@ -223,7 +228,7 @@ class SubsetSearch:
             if best.ebic < fitted.ebic - GAIN:
                 return best
             if self.budget.over:
-                return None
+                break
         return None
 
     def linearise(self, fitted: Fitted) -> Linear:

@@ -16,13 +16,14 @@ Source: H. G. Bock, "Recent advances in parameter identification techniques for 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 import numpy as np
 
+from odekit_sindy.budget import Stop, never
 from odekit_sindy.dynamics import Dynamics
 from odekit_sindy.layout import Layout
+from odekit_sindy.least_squares import BOLD, Normal, Trial, damped_step, descend
 from odekit_sindy.models import Models
 from odekit_sindy.rules import signed_step
 
@@ -30,18 +31,8 @@ D = TypeVar("D", bound=Dynamics)
 
 HUGE = 1e6
 LONG = 1e60
-TRIES = 6
 FLOOR = 3e-4
 """Default of the smallest noise level, relative to a state's standard deviation."""
-
-
-@dataclass(frozen=True)
-class Normal:
-    """Gauss-Newton equations of ``B`` models: ``cost (B,)``, ``h (B, c, c)``, ``g (B, c)``."""
-
-    cost: np.ndarray
-    h: np.ndarray
-    g: np.ndarray
 
 
 class Shooting(Generic[D]):
@@ -52,15 +43,22 @@ class Shooting(Generic[D]):
         dynamics: the family; `odekit_sindy.library.Library` is one.
         substeps: Runge-Kutta steps per data interval.
         floor: smallest noise level, relative to a state's standard deviation.
+        stop: asked before each step of a fit, see `odekit_sindy.budget`.
     """
 
     def __init__(
-        self, layout: Layout, dynamics: D, substeps: int = 3, floor: float = FLOOR
+        self,
+        layout: Layout,
+        dynamics: D,
+        substeps: int = 3,
+        floor: float = FLOOR,
+        stop: Stop = never,
     ) -> None:
         self.layout = layout
         self.dynamics = dynamics
         self.substeps = substeps
         self.floor = floor
+        self.stop = stop
 
     def integrate(
         self, models: Models, sensitivities: bool = False, substeps: int | None = None
@@ -127,34 +125,42 @@ class Shooting(Generic[D]):
         tightness: float,
         iterations: int,
         tolerance: float = 1e-4,
+        *,
+        states_only: bool = False,
     ) -> Models:
-        """Levenberg-Marquardt on all models side by side, each with its own damping.
+        """Levenberg-Marquardt on all models side by side, see `odekit_sindy.least_squares`.
 
-        A model is done after ``iterations`` accepted steps, when its cost falls by less than
-        ``tolerance`` of itself, or when `TRIES` steps in a row failed.
+        Args:
+            models: where to begin; not changed.
+            sigma: noise level, ``(B, d)``.
+            tightness: weight of the gaps against the data.
+            iterations: accepted steps at most.
+            tolerance: gain, relative to the cost, that ends the fit of a model.
+            states_only: whether the coefficients are held.
         """
         models = models.pick(range(len(models)))
-        count = len(models)
-        lam, tries, taken = np.full(count, 1e-3), np.zeros(count, int), np.zeros(count, int)
-        first = self.normal(models, sigma, tightness)
-        cost, h, g = first.cost.copy(), first.h.copy(), first.g.copy()
-        alive = np.arange(count)
-        while len(alive):
-            now = models.pick(alive)
-            step = signed_step(damped_step, now, h[alive], g[alive], lam[alive])
-            trial = now.moved(step, self.layout.low, self.layout.high)
-            new = self.normal(trial, sigma[alive], tightness)
-            better = new.cost < cost[alive]
-            won, lost = alive[better], alive[~better]
-            gain = (cost[won] - new.cost[better]) / np.maximum(cost[won], 1e-300)
-            models.put(won, trial.pick(np.flatnonzero(better)))
-            cost[won], h[won], g[won] = new.cost[better], new.h[better], new.g[better]
-            lam[won], lam[lost] = np.maximum(lam[won] / 6, 1e-9), np.maximum(lam[lost] * 8, 1e-8)
-            tries[won], taken[won] = 0, taken[won] + 1
-            tries[lost] += 1
-            over = (taken >= iterations) | (tries >= TRIES)
-            over[won[gain < tolerance]] = True
-            alive = alive[~over[alive]]
+        if self.stop():
+            return models
+        now = self.normal(models, sigma, tightness)
+        states = models.start[0].size if states_only else None
+
+        def attempt(rows: np.ndarray, lam: np.ndarray) -> Trial:
+            here, h, g = models.pick(rows), now.h[rows], now.g[rows]
+            if states is None:
+                step = signed_step(damped_step, here, h, g, lam)
+            else:
+                step = np.zeros_like(g)
+                step[:, :states] = damped_step(h[:, :states, :states], g[:, :states], lam)
+            trial = here.moved(step, self.layout.low, self.layout.high)
+            new = self.normal(trial, sigma[rows], tightness)
+
+            def keep(better: np.ndarray, _: np.ndarray) -> None:
+                models.put(rows[better], trial.pick(np.flatnonzero(better)))
+                now.put(rows, new, better)
+
+            return Trial(now.cost[rows], new.cost, keep)
+
+        descend(attempt, len(models), iterations, tolerance, BOLD, stop=self.stop)
         return models
 
     def dense(
@@ -254,22 +260,6 @@ def _add(z: np.ndarray | None, h: np.ndarray, slope: np.ndarray | None) -> np.nd
     out: np.ndarray = h * slope
     out += z
     return out
-
-
-def damped_step(h: np.ndarray, g: np.ndarray, lam: np.ndarray) -> np.ndarray:
-    """Solve ``(H + lam diag H + tiny) step = -g`` for each model, ``(B, c)``."""
-    size = h.shape[1]
-    index = np.arange(size)
-    a = h.copy()
-    diagonal = h[:, index, index]
-    tiny = 1e-12 * diagonal.sum(1, keepdims=True) / size + 1e-300
-    a[:, index, index] += lam[:, None] * diagonal + tiny
-    try:
-        step = -np.linalg.solve(a, g[:, :, None])[:, :, 0]
-    except np.linalg.LinAlgError:
-        a[:, index, index] += 1e-6 * diagonal + 1e3 * tiny
-        step = -np.linalg.solve(a, g[:, :, None])[:, :, 0]
-    return np.nan_to_num(step)
 
 
 def _normal(

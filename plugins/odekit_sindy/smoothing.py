@@ -22,8 +22,10 @@ from typing import Protocol
 import numpy as np
 
 from odekit_sindy import gaussian_process, spline
+from odekit_sindy.budget import Stop, never
 from odekit_sindy.data import Dataset
 from odekit_sindy.gaussian_process import Series
+from odekit_sindy.noise_shape import mean_size, proportional
 
 MODELS = ("additive", "multiplicative", "log-normal")
 MARGIN = 3.0
@@ -102,6 +104,7 @@ def smooth(
     noise: str = "auto",
     report: Callable[[float], None] | None = None,
     smoother: str = "auto",
+    stop: Stop = never,
 ) -> tuple[list[Smoothed], dict[str, float]]:
     """Smooth the data under the noise model that explains them best.
 
@@ -110,6 +113,8 @@ def smooth(
         noise: one of `MODELS`, or ``"auto"``.
         report: called with the fraction that is done.
         smoother: one of `CURVES`, or ``"auto"``: a Gaussian process up to `LONG` rows.
+        stop: asked before each step; once it says true, models that nobody asked for by name
+            are left out.
 
     Returns:
         The smoothed data under every model that was fitted, the chosen one first, and the log
@@ -119,15 +124,17 @@ def smooth(
     report = report or (lambda _: None)
     if smoother == "auto":
         smoother = "spline" if dataset.rows > LONG else "gp"
+    # A spline takes a tenth of a second at most, so nobody need stop it.
+    fit = partial(gaussian_process.fit, stop=stop) if smoother == "gp" else CURVES[smoother]
     if noise in ("auto", "additive", "multiplicative"):
-        found["additive"] = _additive(dataset, smoother)
+        found["additive"] = _additive(dataset, smoother, fit)
         report(0.4)
-    if noise in ("auto", "multiplicative"):
-        found["multiplicative"] = _multiplicative(dataset, found["additive"], smoother)
+    if noise == "multiplicative" or (noise == "auto" and not stop()):
+        found["multiplicative"] = _multiplicative(dataset, found["additive"], smoother, fit)
         report(0.7)
     positive = bool(np.nanmin(dataset.stacked) > 0)
-    if noise == "log-normal" or (noise == "auto" and positive):
-        found["log-normal"] = _log_normal(dataset, smoother)
+    if noise == "log-normal" or (noise == "auto" and positive and not stop()):
+        found["log-normal"] = _log_normal(dataset, smoother, fit)
     report(1.0)
     evidence = {kind: model.evidence for kind, model in found.items()}
     if noise != "auto":
@@ -141,7 +148,7 @@ def smooth(
     return [chosen, *(model for model in found.values() if model is not chosen)], evidence
 
 
-def follow(dataset: Dataset, smoothed: Smoothed, most: float) -> Smoothed:
+def follow(dataset: Dataset, smoothed: Smoothed, most: float, stop: Stop = never) -> Smoothed:
     """Smooth again, but take at most ``most`` standard deviations of a state for noise.
 
     Samples that are few per oscillation look like noise to a smoother. Noise model and levels
@@ -151,10 +158,11 @@ def follow(dataset: Dataset, smoothed: Smoothed, most: float) -> Smoothed:
         dataset: scaled data.
         smoothed: the data smoothed freely.
         most: highest noise level.
+        stop: asked before each step; once it says true, the best so far is the result.
     """
     log = smoothed.kind == "log-normal"
     shape = _flat(dataset) if log else list(smoothed.shape)
-    curves = _curves(dataset, shape, log, partial(gaussian_process.fit, most=most))
+    curves = _curves(dataset, shape, log, partial(gaussian_process.fit, most=most, stop=stop))
     states, samples = _evaluate(dataset, curves, log)
     return replace(smoothed, states=states, samples=samples)
 
@@ -207,29 +215,29 @@ def _flat(dataset: Dataset) -> list[np.ndarray]:
     return [np.ones_like(part.y) for part in dataset.trajectories]
 
 
-def _additive(dataset: Dataset, smoother: str) -> Smoothed:
+def _additive(dataset: Dataset, smoother: str, fit: Fit) -> Smoothed:
     shape = _flat(dataset)
-    curves = _curves(dataset, shape, log=False, fit=CURVES[smoother])
+    curves = _curves(dataset, shape, log=False, fit=fit)
     states, samples = _evaluate(dataset, curves, log=False)
     sigma = np.array([curve.sigma for curve in curves])
     evidence = sum(curve.evidence for curve in curves)
     return Smoothed("additive", tuple(shape), sigma, states, samples, evidence, smoother)
 
 
-def _multiplicative(dataset: Dataset, additive: Smoothed, smoother: str) -> Smoothed:
-    level = np.concatenate(additive.states)
-    floor = 0.03 * np.abs(level).max(0)
-    shape = [np.sqrt(x**2 + floor**2) for x in additive.states]
-    shape = _unit(dataset, shape)
-    curves = _curves(dataset, shape, log=False, fit=CURVES[smoother])
+def _multiplicative(dataset: Dataset, additive: Smoothed, smoother: str, fit: Fit) -> Smoothed:
+    largest = np.abs(np.concatenate(additive.states)).max(0)
+    level = [proportional(x, largest) for x in additive.states]
+    size = _size(dataset, level)
+    shape = [h / size for h in level]
+    curves = _curves(dataset, shape, log=False, fit=fit)
     states, samples = _evaluate(dataset, curves, log=False)
     sigma = np.array([curve.sigma for curve in curves])
     evidence = sum(curve.evidence for curve in curves)
     return Smoothed("multiplicative", tuple(shape), sigma, states, samples, evidence, smoother)
 
 
-def _log_normal(dataset: Dataset, smoother: str) -> Smoothed:
-    curves = _curves(dataset, _flat(dataset), log=True, fit=CURVES[smoother])
+def _log_normal(dataset: Dataset, smoother: str, fit: Fit) -> Smoothed:
+    curves = _curves(dataset, _flat(dataset), log=True, fit=fit)
     states, samples = _evaluate(dataset, curves, log=True)
     size = _size(dataset, states)
     shape = [x / size for x in states]
@@ -240,13 +248,5 @@ def _log_normal(dataset: Dataset, smoother: str) -> Smoothed:
     return Smoothed("log-normal", tuple(shape), sigma, states, samples, evidence, smoother)
 
 
-def _size(dataset: Dataset, shape: tuple[np.ndarray, ...] | list[np.ndarray]) -> np.ndarray:
-    """Root mean square per state over the observed cells, ``(d,)``."""
-    seen = np.isfinite(dataset.stacked)
-    values = np.concatenate(list(shape))
-    return np.asarray(np.sqrt((np.where(seen, values, 0.0) ** 2).sum(0) / seen.sum(0)))
-
-
-def _unit(dataset: Dataset, shape: list[np.ndarray]) -> list[np.ndarray]:
-    size = _size(dataset, shape)
-    return [h / size for h in shape]
+def _size(dataset: Dataset, shape: Sequence[np.ndarray]) -> np.ndarray:
+    return mean_size(np.concatenate(list(shape)), np.isfinite(dataset.stacked))

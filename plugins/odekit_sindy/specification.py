@@ -51,6 +51,7 @@ class Finding:
         replaced: terms that it would replace, empty where it would be added.
         change: how the criterion would change; negative is better than the answer.
         kind: that of the probe.
+        formula: that of the probe.
     """
 
     equation: str
@@ -58,6 +59,7 @@ class Finding:
     replaced: tuple[str, ...]
     change: float
     kind: str = "form"
+    formula: str = ""
 
 
 @dataclass(frozen=True)
@@ -98,6 +100,8 @@ def examine(
     labels: Sequence[str],
     library: Sequence[str],
     price: float,
+    places: Sequence[Sequence[int]] | None = None,
+    units: np.ndarray | None = None,
 ) -> Findings:
     """Hold a fitted model against all probes.
 
@@ -108,6 +112,9 @@ def examine(
         labels: the terms in the order of ``fitted.support``.
         library: its functions as text, in order.
         price: what one term costs in the criterion.
+        places: equations from which the model could do without each coefficient; by default the
+            one that its flat index says.
+        units: of the states, ``(d,)``, for the formulas of findings.
 
     Returns:
         Probes whose addition gains more than its price and the number of probes tried explain,
@@ -117,12 +124,12 @@ def examine(
     models = Models.of([fitted.support], [fitted.c], [fitted.start], size)
     nodes = shooting.integrate(models)[0][:, 0]
     wide = replace(layout, inputs=np.concatenate([layout.inputs, clocks(layout, nodes)], axis=1))
-    pairs = list(zip(fitted.support, labels, strict=True))
-    by_equation = [[text for q, text in pairs if q // size == j] for j in range(layout.dim)]
-    tried = probes(layout, nodes, names, by_equation, library)
+    places = [(q // size,) for q in fitted.support] if places is None else places
+    pairs = list(zip(places, labels, strict=True))
+    by_equation = [[text for where, text in pairs if j in where] for j in range(layout.dim)]
+    tried = probes(layout, nodes, names, by_equation, library, units)
     gram, right, square, variance = _regression(shooting, wide, fitted, tried, size)
     count = len(fitted.support)
-    equation = [q // size for q in fitted.support]
     entry = price + 2 * np.log(len(tried))
     base = residual(gram, right, square, tuple(range(count)))
     omitted, alike = [], []
@@ -134,13 +141,14 @@ def examine(
         name = names[probe.equation]
         if gain > entry:
             omitted.append(Finding(name, probe.label, (), float(entry - gain), probe.kind))
-        own = [a for a in range(count) if equation[a] == probe.equation]
+        own = [a for a in range(count) if probe.equation in places[a]]
         for dropped in _subsets(own):
             kept = tuple(a for a in whole if a not in dropped)
             loss = (residual(gram, right, square, kept) - base) / variance
             change = float(loss - price * (len(dropped) - 1))
             replaced = tuple(labels[a] for a in dropped)
-            alike.append(Finding(name, probe.label, replaced, change, probe.kind))
+            found = Finding(name, probe.label, replaced, change, probe.kind, probe.formula)
+            alike.append(found)
     return Findings(
         tuple(sorted(omitted, key=lambda f: f.change)), tuple(sorted(alike, key=lambda f: f.change))
     )

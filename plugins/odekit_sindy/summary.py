@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from odekit import Alternative, Equations, Term
+from odekit.differences import listed
 from odekit_sindy import residuals, verdict
 from odekit_sindy.data import Dataset, Scales, scaled
 from odekit_sindy.diagnostics import Account, diagnostics, visited_range
@@ -32,13 +33,12 @@ from odekit_sindy.identifiability import (
     undecided,
 )
 from odekit_sindy.library import Library
+from odekit_sindy.lookalikes import settle
 from odekit_sindy.models import Models, Support
 from odekit_sindy.pipeline import Found
 from odekit_sindy.rational_report import denominators, with_numbers
-from odekit_sindy.refit import Final, contributing, finish, simulate
-from odekit_sindy.search import Fitted
-from odekit_sindy.shooting import Shooting
-from odekit_sindy.specification import Findings, examine
+from odekit_sindy.refit import Final, contributing, simulate
+from odekit_sindy.specification import Findings
 
 WITHIN = 10.0
 MOST_ALTERNATIVES = 20
@@ -108,8 +108,9 @@ def summarise(
             predicted; it has no effect with ``kept``.
         places: the caller's number of each trajectory, those kept out among them.
     """
+    settled = settle(found, original, look=known_noise)
+    found, final = settled.found, settled.final
     rung = found.rungs[found.chosen]
-    final = finish(rung.search.shooting, rung.best)
     flat, matrix, given = rung.library.written(final.support)
     factor = _factors(flat, rung.library, found.scales)
     covariance = matrix @ final.covariance @ matrix.T * np.outer(factor, factor)
@@ -140,12 +141,12 @@ def summarise(
     setting = _setting(found, final, original)
     labelled = [terms[i] for i in shown]
     near = _undecided(found, final, labelled, rivals, original)
-    findings = _findings(found, final, original) if known_noise else Findings()
-    findings = _unverified(findings, own, visited)
+    findings = _unverified(settled.findings, own, visited)
+    cut = cut or rung.search.budget.cut
     seen = _evidence(found, final, original, fitted, known_noise=known_noise, cut=cut)
     seen = replace(
         seen,
-        confusions=sentences(_pairs(labelled), near, setting),
+        confusions=[*_unsearched(settled.beyond), *sentences(_pairs(labelled), near, setting)],
         loose=loose_directions(
             np.array([term.value for term in fitted]),
             covariance[np.ix_(own_rows, own_rows)],
@@ -317,17 +318,15 @@ def _slopes(
     return np.asarray(slopes[0])
 
 
-def _findings(found: Found, final: Final, original: Dataset) -> Findings:
-    """What functions outside of the library say about the answer."""
-    rung = found.rungs[found.chosen]
-    coarse, library = rung.search.shooting, rung.library
-    shooting = Shooting(coarse.layout, library, final.substeps, coarse.floor)
-    sigma = np.sqrt(final.rms**2 + coarse.floor**2)
-    fitted = Fitted(final.support, final.c, final.start, sigma, final.rms, rung.best.ebic)
-    texts = library.terms(original.names, original.inputs)
-    labels = library.labels(final.support, original.names, original.inputs)
-    price = float(rung.search.prices.max())
-    return examine(shooting, fitted, original.names, labels, texts, price)
+def _unsearched(beyond: Sequence[str]) -> list[str]:
+    """A sentence on terms of the answer that come from no library."""
+    if not beyond:
+        return []
+    return [
+        f"No library has {listed(beyond)}', which does better than all that was searched: its form "
+        f"is one of several, and numbers in it are a guess; offer what you believe, such as "
+        f"terms={list(beyond)}."
+    ]
 
 
 def _unverified(findings: Findings, own: Structure, visited: dict[Structure, Visited]) -> Findings:
@@ -346,7 +345,16 @@ def _predicted(found: Found, final: Final, kept: Kept | None, *, predict: bool) 
     if kept is not None:
         dataset = scaled(kept.dataset, found.scales)
         kind = found.smoothed.kind
-        return kept_out(shooting, final.support, final.c, dataset, kind, kept.indices)
+        return kept_out(
+            shooting,
+            final.support,
+            final.c,
+            dataset,
+            kind,
+            kept.indices,
+            _level(found, final),
+            final.covariance,
+        )
     if not predict:
         return None
     return left_out_in_turn(shooting, final.support, final.c, final.states, found.dataset, shape)

@@ -15,14 +15,14 @@ Source: D. J. C. MacKay, "A practical Bayesian framework for backpropagation net
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 import numpy as np
 
 from odekit_sindy.dynamics import Dynamics
+from odekit_sindy.least_squares import WARY, Normal, Trial, damped_step, descend
 from odekit_sindy.models import Models
-from odekit_sindy.shooting import TRIES, Normal, Shooting
+from odekit_sindy.shooting import Shooting
 
 D = TypeVar("D", bound=Dynamics)
 
@@ -33,49 +33,6 @@ RENEWAL = 4
 
 WARM_UP = 5
 STALLED = 2e-3
-
-
-@dataclass(frozen=True)
-class Damping:
-    """State of minimisations side by side: damping, failures in a row, accepted steps, ``(B,)``."""
-
-    lam: np.ndarray
-    failures: np.ndarray
-    taken: np.ndarray
-
-    @classmethod
-    def of(cls, count: int) -> Damping:
-        """As they begin."""
-        return cls(np.full(count, 1e-2), np.zeros(count, int), np.zeros(count, int))
-
-    def step(self, rows: np.ndarray, h: np.ndarray, g: np.ndarray, prior: np.ndarray) -> np.ndarray:
-        """Solve ``(H + prior + lam (diag H + a little)) step = -g``, ``(b, c)``.
-
-        Args:
-            rows: which minimisations, ``(b,)``.
-            h: their curvature without the prior, ``(b, c, c)``.
-            g: their gradient with the prior, ``(b, c)``.
-            prior: precision of each unknown, ``(b, c)``.
-        """
-        h = h.copy()
-        at = np.arange(h.shape[1])
-        own = h[:, at, at]
-        own = own + 1e-3 * own.mean(1, keepdims=True) + 1e-300
-        h[:, at, at] += prior + self.lam[rows, None] * own
-        try:
-            step = -np.linalg.solve(h, g[:, :, None])[:, :, 0]
-        except np.linalg.LinAlgError:
-            h[:, at, at] += 1e-6 * own
-            step = -np.linalg.solve(h, g[:, :, None])[:, :, 0]
-        return np.asarray(np.nan_to_num(step))
-
-    def tell(self, rows: np.ndarray, better: np.ndarray) -> None:
-        """Less damping for the ``rows`` whose step was ``better``, more for the others."""
-        won, lost = rows[better], rows[~better]
-        self.lam[won] = np.maximum(self.lam[won] / 5, 1e-8)
-        self.lam[lost] *= 6
-        self.failures[won], self.failures[lost] = 0, self.failures[lost] + 1
-        self.taken[won] += 1
 
 
 class Training(Generic[D]):
@@ -109,34 +66,28 @@ class Training(Generic[D]):
         """Log evidence per model, up to a constant of the data and their segments."""
 
     def run(self, tightness: float, iterations: int = 25) -> None:
-        """Fit all models side by side at one weight of the gaps.
-
-        A model is done after ``iterations`` accepted steps, when it gains little, or when
-        `TRIES` steps in a row failed.
-        """
+        """Fit all models side by side at one weight of the gaps, `WARM_UP` steps at least."""
         models, layout = self.models, self.shooting.layout
-        alive = np.arange(len(models))
-        damping = Damping.of(len(models))
+        k = models.c.shape[1]
         now = self.shooting.normal(models, self.sigma, tightness)
-        while len(alive):
-            prior = self._prior(alive)
-            g = now.g[alive].copy()
-            g[:, -models.c.shape[1] :] += prior[:, -models.c.shape[1] :] * models.c[alive]
-            step = damping.step(alive, now.h[alive], g, prior)
-            trial = models.pick(alive).moved(step, layout.low, layout.high)
-            new = self.shooting.normal(trial, self.sigma[alive], tightness)
-            before = now.cost[alive] + self._length(alive, models.c[alive])
-            after = new.cost + self._length(alive, trial.c)
-            better = after < before
-            models.put(alive[better], trial.pick(np.flatnonzero(better)))
-            won = alive[better]
-            now.cost[won], now.h[won], now.g[won] = new.cost[better], new.h[better], new.g[better]
-            damping.tell(alive, better)
-            for b in won[damping.taken[won] % RENEWAL == 0]:
-                self._renew(int(b), now)
-            slow = better & (before - after < STALLED * before) & (damping.taken[alive] > WARM_UP)
-            over = (damping.taken[alive] >= iterations) | (damping.failures[alive] >= TRIES)
-            alive = alive[~over & ~slow]
+
+        def attempt(rows: np.ndarray, lam: np.ndarray) -> Trial:
+            prior, g = self._prior(rows), now.g[rows]
+            g[:, -k:] += prior[:, -k:] * models.c[rows]
+            step = damped_step(now.h[rows], g, lam, prior)
+            trial = models.pick(rows).moved(step, layout.low, layout.high)
+            new = self.shooting.normal(trial, self.sigma[rows], tightness)
+            before = now.cost[rows] + self._length(rows, models.c[rows])
+
+            def keep(better: np.ndarray, taken: np.ndarray) -> None:
+                models.put(rows[better], trial.pick(np.flatnonzero(better)))
+                now.put(rows, new, better)
+                for b in rows[better & (taken % RENEWAL == 0)]:
+                    self._renew(int(b), now)
+
+            return Trial(before, new.cost + self._length(rows, trial.c), keep)
+
+        descend(attempt, len(models), iterations, STALLED, WARY, WARM_UP, self.shooting.stop)
         for b in range(len(models)):
             self._renew(b, now)
 

@@ -8,19 +8,20 @@ Units: the caller's.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-
-from odekit.errors import ProblemError
 
 if TYPE_CHECKING:
     from odekit import Equations, TimeSeries
 
 SHORTEST = 3
 """Rows with observed states below which a trajectory is left out."""
+
+FEWEST_ROWS = 2
+"""Rows below which not even a prediction can be compared with a trajectory."""
 
 
 @dataclass(frozen=True)
@@ -42,8 +43,7 @@ class Usable:
     def holdout(self, holdout: Any) -> Any:
         """The same choice of trajectories to predict, counted among those that are used.
 
-        Raises:
-            ProblemError: one of them was left out.
+        Those that were left out are not predicted; None if nothing else was asked for.
         """
         if not self.notes or holdout is None or isinstance(holdout, str | float):
             return holdout
@@ -53,13 +53,9 @@ class Usable:
         for index in map(int, wanted):
             inside = -self.count <= index < self.count
             index = index % self.count if inside else index
-            if inside and index not in place:
-                raise ProblemError(
-                    f"holdout: series[{index}] cannot be predicted, since it is too short or "
-                    "constant: choose another"
-                )
-            places.append(place.get(index, index))
-        return places
+            if index in place or not inside:
+                places.append(place.get(index, index))
+        return places or None
 
     def restore(self, equations: Equations) -> Equations:
         """Count trajectories as the caller does: a score of NaN for each that was left out."""
@@ -76,10 +72,18 @@ class Usable:
         return equations
 
 
-def usable(series: Iterable[TimeSeries]) -> Usable:
+def usable(
+    series: Iterable[TimeSeries], predicted: Sequence[int] = (), names: Sequence[str] | None = None
+) -> Usable:
     """Sort out what says nothing; all trajectories are kept where none would be left.
 
     Anything that is no series is kept too, for `odekit_sindy.data.gather` to complain about.
+
+    Args:
+        series: all trajectories.
+        predicted: those that will be predicted; two rows are enough, with more values than the
+            states that have to be fitted to them.
+        names: the states to model, if they are some of those there are.
     """
     series = tuple(series)
     kept, notes = [], []
@@ -87,9 +91,14 @@ def usable(series: Iterable[TimeSeries]) -> Usable:
         if not hasattr(item, "y"):
             kept.append(i)
             continue
-        y = np.asarray(item.y, dtype=np.float64)
-        rows = int(np.isfinite(y).any(axis=1).sum())
-        if rows < SHORTEST:
+        y = _columns(item, names)
+        rows, values = int(np.isfinite(y).any(axis=1).sum()), int(np.isfinite(y).sum())
+        if i in predicted and (rows < FEWEST_ROWS or values <= y.shape[1]):
+            notes.append(
+                f"series[{i}] was to be predicted, but its {values} observed values go into its "
+                "start and leave nothing to compare with, so it was left out"
+            )
+        elif i not in predicted and rows < SHORTEST:
             notes.append(f"series[{i}] has {rows} rows with observed states and was left out")
         elif _constant(y):
             notes.append(f"series[{i}] is constant and was left out")
@@ -98,6 +107,14 @@ def usable(series: Iterable[TimeSeries]) -> Usable:
     if not kept:
         return Usable(series, tuple(range(len(series))), len(series), ())
     return Usable(tuple(series[i] for i in kept), tuple(kept), len(series), tuple(notes))
+
+
+def _columns(item: TimeSeries, names: Sequence[str] | None) -> np.ndarray:
+    """The states that matter, ``(n, d)``."""
+    y = np.asarray(item.y, dtype=np.float64)
+    wanted = [names] if isinstance(names, str) else list(names or ())
+    there = [list(item.names).index(name) for name in wanted if name in item.names]
+    return y[:, there] if there else y
 
 
 def _constant(y: np.ndarray) -> bool:

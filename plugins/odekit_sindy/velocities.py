@@ -21,6 +21,7 @@ from odekit_sindy import pipeline
 from odekit_sindy.budget import Budget
 from odekit_sindy.candidates import best_by_size
 from odekit_sindy.data import Dataset, Scales, Trajectory, first_scales, scaled
+from odekit_sindy.flows import LONGEST, attempt_network
 from odekit_sindy.knowledge import Knowledge
 from odekit_sindy.known_libraries import informed
 from odekit_sindy.library import Library, ladder
@@ -60,6 +61,9 @@ def search(
     slope: pipeline.Slope | None = None,
     further: Sequence[Samples] = (),
     knowledge: Knowledge | None = None,
+    paths: pipeline.Paths = best_by_size,
+    network: bool = False,
+    seed: int = 0,
 ) -> tuple[pipeline.Found, Dataset]:
     """The search of `pipeline.run` with the velocities as states.
 
@@ -75,13 +79,22 @@ def search(
         slope: a trained field of all states.
         further: more samples of all states.
         knowledge: about all states, that the positions' equations are the velocities among it.
+        paths: where the starts' supports come from.
+        network: whether a neural ODE of positions and velocities gives further starts.
+        seed: of its random weights.
 
     Returns:
         The outcome, and the data with the velocities' columns.
     """
     first = first_scales(dataset)
     plain = scaled(dataset, first)
-    models, evidence = smooth(plain, noise, lambda share: budget.tell("smoothing", share), smoother)
+    models, evidence = smooth(
+        plain,
+        noise,
+        lambda share: budget.tell("smoothing", share),
+        smoother,
+        budget.beyond(pipeline.CURVES_SHARE),
+    )
     smoothed, speed = widened(plain, models[0], chain)
     order = _positions(chain)
     size = (speed * first.state / first.time)[order]
@@ -98,9 +111,21 @@ def search(
         units = np.concatenate([scales.state, scales.input])
         libraries, notes = informed(plain_ones, knowledge, points, units)
         whole = replace(whole, notes=(*whole.notes, *notes))
-    found = pipeline.climb(
-        whole, scales, smoothed, evidence, libraries, budget, FLOOR, slope, best_by_size, further
-    )
+    if network and dataset.rows <= LONGEST:
+        moved = {
+            position: (velocity, float(speed[position])) for position, velocity in chain.items()
+        }
+        stop = budget.beyond(pipeline.FLOWS_SHARE)
+        node = attempt_network(scaled(whole, scales), smoothed, seed, stop, moved)
+        further = [*further, *([] if node is None else [_in_full(node.samples, scales)])]
+
+    def under(curve: Smoothed, several: Sequence[Library]) -> pipeline.Found:
+        wide, _ = widened(plain, curve, chain, speed)
+        return pipeline.climb(
+            whole, scales, wide, evidence, several, budget, FLOOR, slope, paths, further
+        )
+
+    found = pipeline.settled(under(models[0], libraries), models, libraries, under, budget)
     budget.tell("search: other starts", 0.0)
     return pipeline.restarted(found, budget), whole
 
@@ -108,6 +133,16 @@ def search(
 def _positions(chain: Chain) -> list[int]:
     """Places of the positions in the order of their velocities."""
     return sorted(chain, key=lambda position: chain[position])
+
+
+def _in_full(samples: Samples, scales: Scales) -> Samples:
+    """Samples in the caller's units."""
+    return Samples(
+        samples.t * scales.time,
+        samples.x * scales.state,
+        samples.dx * scales.state / scales.time,
+        samples.u * scales.input,
+    )
 
 
 def _ruled(library: Library, chain: Chain) -> Library:
@@ -127,22 +162,25 @@ def kinematic(library: Library, chain: Chain) -> Rules:
     return Rules(allowed, np.zeros(shape, bool), offset, np.zeros(shape, int))
 
 
-def widened(dataset: Dataset, smoothed: Smoothed, chain: Chain) -> tuple[Smoothed, np.ndarray]:
+def widened(
+    dataset: Dataset, smoothed: Smoothed, chain: Chain, speed: np.ndarray | None = None
+) -> tuple[Smoothed, np.ndarray]:
     """Smoothed positions with their slopes as further states.
 
     Args:
         dataset: positions, scaled.
         smoothed: of these.
         chain: which state is the derivative of which position.
+        speed: units of the velocities, ``(d,)``; their standard deviations by default.
 
     Returns:
-        Positions and velocities, these with standard deviation one, and what they were divided
-        by ``(d,)``.
+        Positions and velocities, and the units of these ``(d,)``.
     """
     order = _positions(chain)
     samples = smoothed.samples
-    speed = samples.dx.std(0)
-    speed = np.where(speed > 0, speed, 1.0)
+    if speed is None:
+        speed = samples.dx.std(0)
+        speed = np.where(speed > 0, speed, 1.0)
     velocity = samples.dx / speed
     states, accelerations, at = [], [], 0
     for part, rows, query in zip(

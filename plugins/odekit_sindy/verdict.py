@@ -61,6 +61,8 @@ class Evidence:
         numbers: number of coefficients and start states fitted.
         cut: whether time ran out.
         slow: sentences on sampling.
+        tied: what the data barely tell apart, if there are names for it.
+        given: whether the structure was given, and not searched for.
         places: the caller's number of each trajectory; as they come, if empty.
         learned: which trajectories ``score`` is about; all of them, if empty.
         predicted: R2 of predictions of trajectories that had no part in the fit.
@@ -86,6 +88,8 @@ class Evidence:
     numbers: int
     cut: bool
     slow: Sequence[str] = ()
+    tied: Sequence[str] = ()
+    given: bool = False
     places: Sequence[int] = ()
     learned: Sequence[int] = ()
     predicted: dict[int, float] = field(default_factory=dict)
@@ -117,9 +121,10 @@ def judge(seen: Evidence) -> Verdict:
             "record more, or add a trajectory."
         )
     if seen.cut:
+        work = "fit" if seen.given else "search"
         out.append(
-            "The search ended before it was complete, at its time limit or because it was stopped: "
-            "raise time_limit, or let it run."
+            f"The {work} ended before it was complete, at its time limit or because it was "
+            "stopped: raise time_limit, or let it run."
         )
     if out:
         out += seen.slow
@@ -173,12 +178,14 @@ def _doubts_of_residuals(seen: Evidence) -> list[str]:
             named.add(finding.equation)
             out.append(
                 f"{finding.equation}' seems to depend on {finding.probe} besides (EBIC would fall "
-                f"by {-finding.change:.1f}): {_meaning(finding)}."
+                f"by {-finding.change:.1f}): {_meaning(finding, given=seen.given)}."
             )
     return out
 
 
-def _meaning(finding: Finding) -> str:
+def _meaning(finding: Finding, *, given: bool) -> str:
+    if given and finding.kind in ("form", "term"):
+        return "the model lacks a term"
     return {
         "form": "the library lacks a term",
         "term": "a larger library is needed",
@@ -243,9 +250,10 @@ def _doubts_of_structure(seen: Evidence, *, hopeless: bool, fits: bool) -> list[
     if fits:
         out += _lookalikes(seen)
     if seen.condition > ILL:
+        advice = " or hold one of them with fix=" if seen.given else ""
         out.append(
-            "The data barely tell the terms apart (condition number "
-            f"{seen.condition:.1e}): add a trajectory from another start."
+            f"The data barely tell {listed(seen.tied) or 'the terms'} apart (condition number "
+            f"{seen.condition:.1e}): add a trajectory from another start{advice}."
         )
     weak = [label for label, gain in zip(seen.labels, seen.gains, strict=True) if gain < STRONG]
     if weak:

@@ -489,7 +489,8 @@ def test_diagnostics_that_json_cannot_hold_leave_no_file(tmp_path):
         ("[1, 2]", "holds no equations"),
         ('{"format": "other"}', "holds no equations"),
         ('{"format": "odekit.equations", "version": 99}', "has version 99 of the format"),
-        ('{"format": "odekit.equations", "version": 1}', "is damaged (KeyError: 'names')"),
+        ('{"format": "odekit.equations", "version": 1}', "is damaged: the file lacks 'names', 't"),
+        ('{"format": "odekit.refined", "version": 1}', "formulas, which odekit.Refined.load reads"),
         ("[" * 100_000, "is not JSON"),
     ],
 )

@@ -117,9 +117,10 @@ def test_saves_and_loads_exactly(refined, tmp_path):
     ("text", "message"),
     [
         ("{", "is not JSON"),
-        ('{"format": "odekit.equations"}', "holds no refined formulas"),
-        ('{"format": "odekit.refined", "version": 9}', "another version"),
-        ('{"format": "odekit.refined", "version": 1}', "is damaged (KeyError"),
+        ("[]", "holds no refined formulas: name a file that odekit.Refined.save wrote"),
+        ('{"format": "odekit.equations"}', "equations, which odekit.Equations.load reads"),
+        ('{"format": "odekit.refined", "version": 9}', "has version 9 of the format"),
+        ('{"format": "odekit.refined", "version": 1}', "is damaged: the file lacks 'formulas', 'p"),
     ],
 )
 def test_load_refuses(tmp_path, text, message):

@@ -83,10 +83,11 @@ def test_errors_of_predictions_are_in_units_of_the_noise():
     shooting = Shooting(
         arrange(Dataset((parts[0],), ("x",)), (np.ones_like(learned),)), Library(1, 1), 4
     )
+    c, held = np.array([50.0, -1.0]), Dataset((parts[1],), ("x",))
     errors = [
-        kept_out(shooting, (0, 1), np.array([50.0, -1.0]), Dataset((parts[1],), ("x",)), kind, [0])
+        kept_out(shooting, (0, 1), c, held, kind, [0], np.ones(1), np.zeros((2, 2)))
         for kind in ("additive", "multiplicative", "log-normal")
     ]
     assert errors[0].error[0, 0] == pytest.approx(0.3 / np.sqrt(2), rel=0.2)
-    for held in errors[1:]:
-        assert held.error[0, 0] == pytest.approx(errors[0].error[0, 0], rel=0.1)
+    for other in errors[1:]:
+        assert other.error[0, 0] == pytest.approx(errors[0].error[0, 0], rel=0.1)

@@ -11,10 +11,11 @@ from scipy.optimize import least_squares
 import odekit
 from odekit import ProblemError, TimeSeries
 from odekit_sindy.data import Dataset, Trajectory
-from odekit_sindy.holdout import choose, left_out_in_turn, predict
+from odekit_sindy.holdout import _divided, choose, left_out_in_turn, predict
 from odekit_sindy.layout import arrange
 from odekit_sindy.library import Library
 from odekit_sindy.shooting import Shooting
+from odekit_sindy.short_prediction import Learned, predict_short
 
 RATE = -0.7
 
@@ -171,3 +172,77 @@ def test_missing_cells_and_noise_in_proportion_are_no_obstacle(pair):
     equations = odekit.discover([pair[0], gappy], degree=2, holdout=1, noise="multiplicative")
     assert equations.score[1] > 0.98
     assert bool(torch.tensor(equations.score).isfinite().all())
+
+
+@pytest.mark.parametrize("rows", [2, 3, 5])
+def test_a_few_values_are_predicted_from_a_start_that_is_known_so_far(pair, rows):
+    """Fewer values than a search needs, far apart; the true start lies within its error bars."""
+    at = np.linspace(0, 40, rows).astype(int)
+    few = TimeSeries(pair[1].t[at], pair[1].y[at], names=pair[1].names)
+    equations = odekit.discover([pair[0], few], degree=2, holdout=1)
+    held = equations.diagnostics["holdout"]
+    assert equations.score[1] == held["r2"][0] > 0.98
+    (known,) = held["starts"]
+    assert known["trajectory"] == 1
+    for name, truth in (("prey", 2.0), ("hunter", 1.0)):
+        assert abs(known["start"][name] - truth) < 3 * known["stderr"][name] < 0.5
+    assert equations.confident
+    wrong = TimeSeries(few.t, few.y.flip(0) * 1.5, names=few.names)
+    equations = odekit.discover([pair[0], wrong], degree=2, holdout=1)
+    assert not equations.confident
+    assert any("does not predict trajectory 1" in sentence for sentence in equations.warnings)
+
+
+def test_a_state_that_is_seen_once_has_a_start_all_the_same(pair):
+    y = pair[1].y[:6].clone()
+    y[:5, 1] = float("nan")
+    few = TimeSeries(pair[1].t[:6], y, names=pair[1].names)
+    equations = odekit.discover([pair[0], few], degree=2, holdout=1)
+    ((_, start, stderr),) = (one.values() for one in equations.diagnostics["holdout"]["starts"])
+    assert abs(start["hunter"] - 1.0) < 3 * stderr["hunter"]
+    assert start["hunter"] != y[5, 1]
+
+
+def short_decay(y, t, level, spread=1.0, covariance=0.0):
+    _, _, shooting = decays((3.0, 2.0), (RATE, RATE))
+    part = Dataset((Trajectory(t, y[:, None], np.zeros((len(t), 0))),), ("x",))
+    learned = Learned(
+        np.array([1.0]), np.array([spread]), np.array([level]), np.array([[covariance]])
+    )
+    shape = np.ones((len(t), 1))
+    return predict_short(shooting, (1,), np.array([RATE]), part, shape, learned, [y[:1]])
+
+
+def test_the_start_of_a_few_values_is_that_of_weighted_least_squares():
+    """For a linear system all of it is known in closed form."""
+    t, level, spread = np.array([0.0, 0.7, 2.0]), 0.3, 0.8
+    y = 2.5 * np.exp(RATE * t) + level * np.random.default_rng(0).standard_normal(3)
+    found = short_decay(y, t, level, spread)
+    slope = np.exp(RATE * t) / level
+    precision = slope @ slope + spread**-2
+    assert found.start[0] == pytest.approx((slope @ y / level + spread**-2) / precision, rel=1e-5)
+    assert found.stderr[0] == pytest.approx(precision**-0.5, rel=1e-5)
+    assert found.spent == pytest.approx((slope @ slope) / precision / 3, rel=1e-5)
+    np.testing.assert_allclose(found.states[:, 0], found.start[0] * np.exp(RATE * t), rtol=1e-5)
+
+
+def test_errors_of_coefficients_are_errors_of_the_start():
+    t = np.array([0.0, 0.7, 2.0])
+    y = 2.5 * np.exp(RATE * t)
+    sure, unsure = (short_decay(y, t, 0.01, covariance=v) for v in (0.0, 0.02**2))
+    # How the best start moves with the rate, from the normal equation of the start.
+    e = np.exp(RATE * t)
+    drift = -(e @ (2.5 * t * e)) / (e @ e)
+    expected = np.hypot(sure.stderr[0], 0.02 * drift)
+    assert unsure.stderr[0] == pytest.approx(expected, rel=1e-3)
+    assert unsure.start[0] == sure.start[0]
+
+
+def test_long_gaps_are_integrated_as_finely_as_the_others():
+    part = Trajectory(np.array([0.0, 1.0, 7.0]), np.ones((3, 1)), np.array([[0.0], [1.0], [4.0]]))
+    finer = _divided(part, 2.0)
+    np.testing.assert_allclose(finer.t, [0, 1, 3, 5, 7])
+    np.testing.assert_allclose(finer.u[:, 0], [0, 1, 2, 3, 4])
+    assert np.isnan(finer.y[2:4]).all()
+    assert np.isfinite(finer.y[[0, 1, 4]]).all()
+    assert len(_divided(part, 6.0).t) == 3

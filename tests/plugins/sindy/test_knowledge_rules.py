@@ -14,10 +14,10 @@ from odekit_sindy.claims_reader import read_claims
 from odekit_sindy.customs import Customs, compiled, products, text_of
 from odekit_sindy.data import Scales, gather
 from odekit_sindy.known_libraries import informed, observed
+from odekit_sindy.least_squares import damped_step
 from odekit_sindy.library import Library, exponentials, ladder
 from odekit_sindy.models import Models
 from odekit_sindy.rules import signed_step
-from odekit_sindy.shooting import damped_step
 
 NAMES = ("x0", "x1", "u", "t")
 FORMULAS = [

@@ -99,7 +99,7 @@ def test_a_network_that_fails_is_left_out_with_a_warning(monkeypatch):
     data, _, _ = coarse(0.02)
     curve = smooth(data, "additive")[0][0]
 
-    def fail(*_):
+    def fail(*_, **__):
         raise np.linalg.LinAlgError("singular")
 
     monkeypatch.setattr(neural_smoother, "smooth", fail)

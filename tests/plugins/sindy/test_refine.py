@@ -96,7 +96,7 @@ def test_pendulum_of_unknown_length():
     # Gravity and length occur as a quotient only.
     both = odekit.refine(model, series, positive=["g", "l"])
     assert not both.confident
-    assert "The data do not tell g and l apart" in both.warnings[0]
+    assert any("barely tell g and l apart" in sentence for sentence in both.warnings)
     assert both.values["g"] / both.values["l"] == pytest.approx(9.81 / 0.7, rel=0.03)
 
 
@@ -222,7 +222,7 @@ def test_bounds_hold_and_are_named():
 def test_a_wrong_model_is_no_confident_answer():
     refined = odekit.refine({"x": "a*x", "y": "-c*y + d*x"}, predators(0.02))
     assert not refined.confident
-    assert any("the model does not fit" in sentence for sentence in refined.warnings)
+    assert any("is left unexplained" in sentence for sentence in refined.warnings)
 
 
 def test_multiplicative_noise_is_noticed():
@@ -316,7 +316,7 @@ def test_agrees_with_the_refit_of_discovery(observe):
         ({"hare": "a*hare"}, {"start": {"a": -1}, "positive": ["a"]}, "outside of its bounds"),
         ({"hare": "a*hare"}, {"start": {"a": "many"}}, "must be a finite number"),
         ({"hare": "e*hare*e^(-hare)"}, {}, "write exp(...) for the exponential"),
-        (3.0, {}, "model must be odekit.Equations or formulas"),
+        (3.0, {}, "model must be odekit.Equations, odekit.Refined or formulas"),
         ({"hare": [1]}, {}, "a formula must be text, a number or a sympy expression"),
     ],
 )  # fmt: skip
@@ -346,19 +346,12 @@ def test_a_pair_that_is_no_term():
 
 def test_time_limit_is_told():
     refined = odekit.refine(VOLTERRA, predators(0.05), time_limit=1e-6)
-    assert any("Time ran out" in sentence for sentence in refined.warnings)
+    assert any("raise time_limit" in sentence for sentence in refined.warnings)
     assert not refined.confident
+    assert not refined.diagnostics["complete"]
 
 
 def test_options_of_a_search_are_refused():
     series = odekit.TimeSeries(np.linspace(0, 3, 40), np.exp(-np.linspace(0, 3, 40)), names=["x"])
     with pytest.raises(odekit.IncompatibleError, match="does not take library="):
         odekit.refine({"x": "-k*x"}, series, library="polynomial")
-
-
-def test_numbers_in_denominators_are_held_and_it_says_so():
-    series = odekit.create("system", "michaelis_menten").series(n=150, noise=0.0, drop=0.5)
-    found = odekit.discover(series, library="rational", degree=1)
-    again = odekit.refine(found, series)
-    assert any("denominators were held" in sentence for sentence in again.warnings)
-    assert again.diagnostics["denominators"] == found.diagnostics["denominators"]

@@ -8,9 +8,10 @@ from scipy.integrate import solve_ivp
 
 from odekit_sindy.data import Dataset, Trajectory
 from odekit_sindy.layout import arrange
+from odekit_sindy.least_squares import damped_step
 from odekit_sindy.library import Library
 from odekit_sindy.models import Models
-from odekit_sindy.shooting import Shooting, damped_step
+from odekit_sindy.shooting import Shooting
 
 SUPPORT = (1, 4, 6 + 2, 6 + 4)  # Lotka-Volterra in Library(2, 2)
 TRUE = np.array([1.5, -1.0, -3.0, 1.0])

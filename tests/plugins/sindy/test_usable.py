@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import odekit
-from odekit import Equations, ProblemError, TimeSeries
+from odekit import Equations, TimeSeries
 
 SHORT = TimeSeries([0.0, 1.0, 2.0], [[1.0, 2.0], [1.1, np.nan], [np.nan] * 2], names=["x", "y"])
 REST = TimeSeries(np.linspace(0, 9, 30), np.full((30, 2), [3.0, 1.5]), names=["x", "y"])
@@ -53,9 +53,19 @@ def test_the_result_survives_the_file(found, tmp_path):
     assert again.score[1] == found.score[1]
 
 
-def test_nothing_can_be_predicted_for_one_that_was_left_out():
-    with pytest.raises(ProblemError, match=r"series\[2\] cannot be predicted"):
-        odekit.discover([SHORT, swing([5.0, 2.0], 0), REST], holdout=2)
+def test_one_that_cannot_be_predicted_is_named_and_the_others_go_on():
+    found = odekit.discover([SHORT, swing([5.0, 2.0], 0), REST], degree=2, holdout=[0, 2])
+    notes = [sentence for sentence in found.warnings if sentence.startswith("Note: series")]
+    assert notes == ["Note: series[2] is constant and was left out."]
+    assert found.diagnostics["holdout"]["trajectories"] == [0]  # three values, two for its start
+    single = TimeSeries([0.0, 1.0, 2.0], [[1.0, 2.0], [np.nan] * 2, [np.nan] * 2], names=["x", "y"])
+    found = odekit.discover([swing([5.0, 2.0], 0), single], degree=2, holdout=1)
+    assert [sentence for sentence in found.warnings if "series[1]" in sentence] == [
+        "Note: series[1] was to be predicted, but its 2 observed values go into its start and "
+        "leave nothing to compare with, so it was left out."
+    ]
+    assert "holdout" not in found.diagnostics
+    assert math.isnan(found.score[1])
 
 
 def test_nothing_but_rest_is_still_an_error():

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import numpy as np
+import pysindy
 import pytest
 import torch
 
 import odekit
 from odekit import ProblemError, TimeSeries
+from odekit_sindy import pipeline, velocities
 from odekit_sindy.data import Scales, gather, scaled
+from odekit_sindy.kinematics import Kinematic
 from odekit_sindy.layout import arrange
+from odekit_sindy.neural import Network
 from odekit_sindy.search import ebic
 from odekit_sindy.trained import follow
 from odekit_sindy.velocities import with_velocities
@@ -191,3 +195,79 @@ def test_scaled_data_keep_their_empty_columns():
     assert np.isnan(half.stacked[:, 1]).all()
     low, high = half.range
     assert (low[1], high[1]) == (-3.0, 3.0)
+
+
+def positions_of(noise, seed=0, proportional=False):
+    """Positions of the Duffing oscillator with noise of one size, or in proportion to them."""
+    series = positions(seed, 0.0)
+    q = series.y[:, 0]
+    e = torch.randn(len(q), generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return TimeSeries(
+        series.t, (q + noise * e * (q if proportional else q.std()))[:, None], names=["q"]
+    )
+
+
+def test_residuals_settle_the_noise_of_positions_too(monkeypatch, structure_of):
+    """Where the smoother speaks for the wrong noise model, the fitted model is asked again."""
+    smooth = velocities.smooth
+
+    def misled(*args):
+        models, evidence = smooth(*args)
+        return sorted(models, key=lambda model: model.kind != "additive"), evidence
+
+    monkeypatch.setattr(velocities, "smooth", misled)
+    series = positions_of(0.05, proportional=True)
+    found = odekit.discover(series, hidden=["v_q"], known={"q": "v_q"}, degree=3)
+    assert found.diagnostics["noise"] == "multiplicative"
+    assert structure_of(found) == DUFFING
+    plain = odekit.discover(positions_of(0.05), hidden=["v_q"], known={"q": "v_q"}, degree=3)
+    assert plain.diagnostics["noise"] == "additive"
+
+
+def test_candidates_of_positions_come_from_where_they_are_asked_for(monkeypatch, structure_of):
+    seen = []
+
+    class Watched(pysindy.STLSQ):
+        def fit(self, x, y, **options):
+            seen.append(x.shape)
+            return super().fit(x, y, **options)
+
+    asked = {"hidden": ["v_q"], "known": {"q": "v_q"}, "degree": 3}
+    found = odekit.discover(positions(), candidates=Watched(alpha=1e-8), **asked)
+    assert structure_of(found) == DUFFING
+    assert 10 in {columns for _, columns in seen}  # functions of the rung that holds the cube
+
+
+def test_a_network_of_positions_and_velocities_gives_further_starts(monkeypatch):
+    given = []
+    climb = pipeline.climb
+
+    def watched(*args):
+        given.append(args[-1])
+        return climb(*args)
+
+    monkeypatch.setattr(pipeline, "climb", watched)
+    asked = {"hidden": ["v_q"], "known": {"q": "v_q"}, "degree": 3}
+    odekit.discover(positions(), smoother="node", **asked)
+    odekit.discover(positions(), **asked)
+    (samples,), nothing = given[0], given[-1]
+    assert not nothing
+    q, v = samples.x.T
+    assert np.abs(samples.dx[:, 0] - v).max() < 1e-9 * np.abs(v).max()
+    force = -q - q**3 - 0.2 * v
+    assert np.sqrt(np.mean((samples.dx[:, 1] - force) ** 2)) < 0.15 * force.std()
+
+
+def test_slopes_that_are_known_are_passed_on_with_their_tangents():
+    network = Network(np.zeros(2), np.ones(2), np.ones(2), 3)
+    c = network.draw(np.random.default_rng(0), 2)
+    models = network.models(c, np.zeros((2, 2, 1)))
+    held = Kinematic(network, {0: (1, 2.5)})
+    generator = np.random.default_rng(1)
+    point, z = generator.normal(size=(2, 2, 4)), generator.normal(size=(2, 2, 2 + network.size, 4))
+    (f, dz), (free, dfree) = (one.bind(models, True)(point, z) for one in (held, network))
+    np.testing.assert_allclose(f[:, 0], 2.5 * point[:, 1])
+    np.testing.assert_allclose(dz[:, 0], 2.5 * z[:, 1])
+    np.testing.assert_allclose(f[:, 1], free[:, 1])
+    np.testing.assert_allclose(dz[:, 1], dfree[:, 1])
+    np.testing.assert_allclose(held.bind(models, False)(point, None)[0], f)
