@@ -13,8 +13,9 @@ from scipy.integrate import solve_ivp
 import odekit
 from odekit_sindy.budget import Budget
 from odekit_sindy.data import Dataset, Trajectory
+from odekit_sindy.ladder import ladder
 from odekit_sindy.layout import arrange
-from odekit_sindy.library import Library, ladder
+from odekit_sindy.library import Library
 from odekit_sindy.models import Models
 from odekit_sindy.rational import CLEAR, GUARD, Rational, reciprocal
 from odekit_sindy.rational_search import exchanged, look, promised
