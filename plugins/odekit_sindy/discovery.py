@@ -38,7 +38,7 @@ from odekit_sindy.flows import FLOWS
 from odekit_sindy.holdout import check, choose
 from odekit_sindy.knowledge import describe
 from odekit_sindy.known_libraries import informed, observed
-from odekit_sindy.library import ladder
+from odekit_sindy.ladder import ladder
 from odekit_sindy.sampling import FIELD_ALONE, ITSELF, Sampler, Trace, traces
 from odekit_sindy.shooting import FLOOR
 from odekit_sindy.smoothing import CURVES, MODELS
@@ -62,9 +62,10 @@ class Discovery(PostProcessor):
 
     Args:
         library: ``"auto"`` tries polynomials of rising degree, then sine and cosine, then
-            exponentials, then fractions; ``"polynomial"`` leaves the last three out; ``"trig"``,
-            ``"exp"`` and ``"rational"`` use one library, polynomials with waves, with
-            exponentials or with a fraction per equation.
+            exponentials, then, for one or two states, products of waves such as
+            ``sin(x)*cos(y)`` and ``x*sin(y)``, then fractions; ``"polynomial"`` leaves these four
+            out; ``"trig"``, ``"exp"`` and ``"rational"`` use one library, polynomials with
+            waves, with exponentials or with a fraction per equation.
         degree: highest degree of the polynomials, 3 by default; asking for one leaves the waves,
             exponentials and fractions out of ``"auto"``.
         smoother: ``"gp"``, a Gaussian process, or ``"spline"``, which takes over from it under

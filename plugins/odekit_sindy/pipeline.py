@@ -212,16 +212,19 @@ def climb(
         return wholes(data, smoothings, library, budget, floor)
 
     rungs: list[Rung] = []
-    ended = False
+    ended: Library | None = None
     for i, library in enumerate(libraries):
         if rungs and (budget.over or library.size * dataset.dim > MOST_COLUMNS):
             break
         budget.tell(f"search: {library.name}", i / len(libraries))
         if isinstance(library, Rational) and rungs:
             plain = start_models(samples, library, layout.starts(smoothed.states), paths)
-            rungs += _with_fraction(rungs, noise, library, plain)
+            # Products of waves bend to almost anything, so what fits with them proves little.
+            below = [rung for rung in rungs if not rung.library.products] or rungs
+            rungs += _with_fraction(below, noise, library, plain)
             continue
-        if ended:
+        # Exponentials that are not needed say nothing about products of waves, which lack them.
+        if ended is not None and not (library.products and ended.exponentials):
             continue
         found = whole(i)
         if found:
@@ -229,7 +232,7 @@ def climb(
         if i + 1 < len(libraries) and found and hopeless(found[0], whole(i + 1)):
             continue
         if rungs and not _worth_a_look(rungs, noise, found, library):
-            ended = True  # except for fractions, of which sums of functions know nothing
+            ended = library  # except for fractions, of which sums of functions know nothing
             continue
         search = SubsetSearch(Shooting(layout, library, floor=floor), budget)
         first = layout.starts(smoothed.states)

@@ -23,7 +23,8 @@ from odekit_sindy.candidates import best_by_size
 from odekit_sindy.data import Dataset, Scales, Trajectory, first_scales, scaled
 from odekit_sindy.knowledge import Knowledge
 from odekit_sindy.known_libraries import informed
-from odekit_sindy.library import Library, ladder
+from odekit_sindy.ladder import ladder
+from odekit_sindy.library import Library
 from odekit_sindy.rational import Rational
 from odekit_sindy.rules import Rules
 from odekit_sindy.shooting import FLOOR
@@ -68,8 +69,8 @@ def search(
         chain: which state is the derivative of which position.
         names: of all ``D`` states.
         budget: time limit and listener.
-        library: see `odekit_sindy.library.ladder`.
-        degree: see `odekit_sindy.library.ladder`.
+        library: see `odekit_sindy.ladder.ladder`.
+        degree: see `odekit_sindy.ladder.ladder`.
         noise: see `odekit_sindy.smoothing.smooth`.
         smoother: see `odekit_sindy.smoothing.smooth`.
         slope: a trained field of all states.
