@@ -24,6 +24,8 @@ Key: TypeAlias = tuple[int, ...] | tuple[str, int] | tuple[str, str] | WaveProdu
 """Identity of a function across libraries: exponents, ``("sin", state)``, ``("custom", text)``,
 or a product of waves."""
 
+EXPONENTIALS = ("exp", "exp_minus")
+
 LIMIT = 1e30
 """Values beyond this are cut off: outside of the data a formula may have a pole."""
 
@@ -166,6 +168,18 @@ def key_of(expression: Any, states: Sequence[str], variables: Sequence[str]) -> 
             return "exp_minus", list(states).index(str(-argument))
     product = product_of(expression.as_powers_dict(), states, len(variables) - len(states))
     return ("custom", text_of(expression)) if product is None else product
+
+
+def named(key: Key, symbols: Sequence[str]) -> str:
+    """A function that is no formula, in these symbols."""
+    if isinstance(key, WaveProduct):
+        first, second = (named(factor, symbols) for factor in key)
+        return f"{first}**2" if first == second else f"{first}*{second}"
+    if isinstance(key[0], str):
+        function, sign = ("exp", "-") if key[0] == "exp_minus" else (key[0], "")
+        return f"{function}({sign}{symbols[int(key[1])]})"
+    powers = ((symbols[i], int(e)) for i, e in enumerate(key) if e)
+    return "*".join(x if e == 1 else f"{x}**{e}" for x, e in powers) or "1"
 
 
 def text_of(expression: Any) -> str:

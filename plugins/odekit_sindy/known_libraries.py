@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 
 from odekit.errors import ProblemError
-from odekit_sindy.customs import Customs, Key, compiled
+from odekit_sindy.customs import EXPONENTIALS, Customs, Key, compiled
 from odekit_sindy.data import Dataset, first_scales
 from odekit_sindy.knowledge import Knowledge, Place
-from odekit_sindy.library import EXPONENTIALS, Library
+from odekit_sindy.library import Library
 from odekit_sindy.rational import Rational
 from odekit_sindy.rules import Rules
 from odekit_sindy.wave_products import WAVES, WaveProduct

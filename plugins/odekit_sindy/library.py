@@ -15,25 +15,24 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from odekit.errors import ProblemError
 from odekit_sindy.combination import Combination
-from odekit_sindy.customs import Customs, Key, compiled, key_of
-from odekit_sindy.wave_products import WaveProduct, multiplied, wave_products
+from odekit_sindy.customs import EXPONENTIALS, Customs, Key, named
+from odekit_sindy.functions import Functions
+from odekit_sindy.wave_products import WAVES, WaveProduct, wave_products
 
 if TYPE_CHECKING:
     from odekit_sindy.data import Scales
     from odekit_sindy.dynamics import Slope
     from odekit_sindy.models import Models, Support
     from odekit_sindy.rules import Rules
-
-EXPONENTIALS = ("exp", "exp_minus")
 
 
 @dataclass(frozen=True)
@@ -90,7 +89,7 @@ class Library:
         """One key per function, in order."""
         keys: list[Key] = [tuple(int(e) for e in row) for row in self.exponents]
         if self.trig:
-            keys += [(name, j) for j in range(self.dim) for name in ("sin", "cos")]
+            keys += [(name, j) for j in range(self.dim) for name in WAVES]
         keys += [(name, j) for j, _, _ in self.exponentials for name in EXPONENTIALS]
         if self.products:
             keys += wave_products(self.dim, self.inputs)
@@ -118,7 +117,8 @@ class Library:
         if self.products:
             more = self._multiplied
             free = len(more) if self.rules is None else self.rules.allowed[:, more].any(0).sum()
-            out[len(degree) : more[0]] = max(self.choices - int(free), 1)
+            out[len(degree) :] = max(self.choices - int(free), 1)
+            out[more] = self.choices
         return out
 
     @cached_property
@@ -158,7 +158,7 @@ class Library:
         return self.size if self.rules is None else max(int(self.rules.allowed.any(0).sum()), 1)
 
     @cached_property
-    def _products(self) -> list[tuple[int, WaveProduct]]:
+    def own_products(self) -> list[tuple[int, WaveProduct]]:
         """Where products that are the library's own stand, with their factors."""
         own = self.keys[: self.size - (self.customs.size if self.customs else 0)]
         return [(i, key) for i, key in enumerate(own) if isinstance(key, WaveProduct)]
@@ -166,143 +166,33 @@ class Library:
     @cached_property
     def _multiplied(self) -> np.ndarray:
         """Places of the products, ``(P,)``."""
-        return np.array([i for i, _ in self._products], dtype=int)
+        return np.array([i for i, _ in self.own_products], dtype=int)
 
     @cached_property
-    def _factors(self) -> np.ndarray:
+    def product_factors(self) -> np.ndarray:
         """Places of the two factors of each product, ``(2, P)``."""
         place = self.place
-        rows = [(place[key.first], place[key.second]) for _, key in self._products]
+        rows = [(place[key.first], place[key.second]) for _, key in self.own_products]
         return np.array(rows, dtype=int).reshape(-1, 2).T
 
     @cached_property
-    def _frequency(self) -> np.ndarray:
-        return np.ones(self.dim) if self.scale is None else np.asarray(self.scale, float)
-
-    @cached_property
-    def _gather(self) -> list[np.ndarray]:
-        """Rows of the table of powers that each monomial multiplies, one array per variable."""
-        high = self.degree + 1
-        return [self.exponents[:, i] + i * high for i in range(self.exponents.shape[1])]
+    def functions(self) -> Functions:
+        """The members as arithmetic."""
+        return Functions(self)
 
     def evaluate(self, x: np.ndarray) -> np.ndarray:
         """Values of all functions: ``(..., v, M)`` to ``(..., L, M)``."""
-        values = self.evaluate_all(x)
-        return values[..., : self.size, :] if self._beyond else values
+        values = self.functions.values(x)
+        return values[..., : self.size, :] if self.functions.beyond else values
 
     def evaluate_all(self, x: np.ndarray) -> np.ndarray:
         """Values of all functions, and of those that their derivatives need: ``(..., L+, M)``."""
-        out = self._monomials(x)
-        if not (self.trig or self.exponentials or self.customs):
-            return out
-        parts = [out]
-        if self.trig:
-            angle = x[..., : self.dim, :] * self._frequency[:, None]
-            waves = np.stack([np.sin(angle), np.cos(angle)], axis=-2)
-            parts.append(waves.reshape(*x.shape[:-2], 2 * self.dim, x.shape[-1]))
-            simple = np.concatenate(parts, axis=-2) if self.products else out
-        for j, low, high in self.exponentials:
-            y = x[..., j : j + 1, :] * self._frequency[j]
-            parts += [np.exp(y - high), np.exp(low - y)]
-        if self.products:
-            first, second = self._factors
-            parts.append(np.take(simple, first, axis=-2) * np.take(simple, second, axis=-2))
-        if self.customs is not None:
-            raw = x[..., : len(self.customs.units), :] * self.customs.units[:, None]
-            parts.append(self._formulas(raw) * self._formula_factor[:, None])
-        return np.concatenate(parts, axis=-2)
+        return self.functions.values(x)
 
-    def _monomials(self, x: np.ndarray) -> np.ndarray:
-        high = self.degree + 1
-        v = self.exponents.shape[1]
-        x = x[..., :v, :]
-        powers = np.empty((*x.shape[:-2], v, high, x.shape[-1]))
-        powers[..., 0, :] = 1.0
-        for p in range(1, high):
-            np.multiply(powers[..., p - 1, :], x, out=powers[..., p, :])
-        table = powers.reshape(*x.shape[:-2], v * high, x.shape[-1])
-        out = np.take(table, self._gather[0], axis=-2)
-        for rows in self._gather[1:]:
-            out *= np.take(table, rows, axis=-2)
-        return out
-
-    @cached_property
-    def _slopes(self) -> list[tuple[int, int, float, Any]]:
-        return [] if self.customs is None else self.customs.derivatives()
-
-    @cached_property
-    def _beyond(self) -> list[Any]:
-        """Formulas in derivatives of formulas that are no members."""
-        if self.customs is None:
-            return []
-        found = {
-            product: None
-            for _, _, _, product in self._slopes
-            if self._key_of(product) not in self.place
-        }
-        return list(found)
-
-    def _key_of(self, product: Any) -> Key:
-        assert self.customs is not None
-        return key_of(product, self.customs.variables[: self.dim], self.customs.monomials)
-
-    @cached_property
-    def _formulas(self) -> Callable[[np.ndarray], np.ndarray]:
-        assert self.customs is not None
-        return compiled([*self.customs.expressions, *self._beyond], self.customs.variables)
-
-    @cached_property
-    def _formula_factor(self) -> np.ndarray:
-        assert self.customs is not None
-        return np.concatenate([self.customs.factor, np.ones(len(self._beyond))])
-
-    @cached_property
+    @property
     def derivative(self) -> np.ndarray:
         """``D (d, L+, L)``: ``d theta_l / d x_j = sum_k theta_k D[j, k, l]``."""
-        place = self.place
-        out = np.zeros((self.dim, self.size + len(self._beyond), self.size))
-        for i, row in enumerate(self.exponents):
-            for j in range(self.dim):
-                if row[j]:
-                    lower = [int(e) - (k == j) for k, e in enumerate(row)]
-                    out[j, place[tuple(lower)], i] = row[j]
-        if self.trig:
-            for j in range(self.dim):
-                sine, cosine = place["sin", j], place["cos", j]
-                out[j, cosine, sine] = self._frequency[j]
-                out[j, sine, cosine] = -self._frequency[j]
-        for j, _, _ in self.exponentials:
-            for sign, name in zip((1, -1), EXPONENTIALS, strict=True):
-                out[j, place[name, j], place[name, j]] = sign * self._frequency[j]
-        self._derive_products(out)
-        self._derive_formulas(out)
-        return out
-
-    def _derive_products(self, out: np.ndarray) -> None:
-        """By the product rule, from the derivatives of the factors."""
-        constant = (0,) * (self.dim + self.inputs)
-        for i, (a, b) in self._products:
-            for factor, other in ((a, b), (b, a)):
-                slope = out[:, :, self.place[factor]].copy()
-                for j, k in zip(*np.nonzero(slope), strict=True):
-                    for key, number in multiplied(self.keys[k], other, constant).items():
-                        out[j, self.place[key], i] += number * slope[j, k]
-
-    def _derive_formulas(self, out: np.ndarray) -> None:
-        if self.customs is None:
-            return
-        first, units = self.size - self.customs.size, self.customs.units
-        factors = np.concatenate([self._member_factors, np.ones(len(self._beyond))])
-        beyond = {product: self.size + i for i, product in enumerate(self._beyond)}
-        for i, j, number, product in self._slopes:
-            at = beyond[product] if product in beyond else self.place[self._key_of(product)]
-            out[j, at, first + i] += number * units[j] * self.customs.factor[i] / factors[at]
-
-    @cached_property
-    def _member_factors(self) -> np.ndarray:
-        assert self.customs is not None
-        units = self.customs.units
-        return self.unscaling(units[: self.dim], units[self.dim :])
+        return self.functions.derivative
 
     def at(self, scales: Scales) -> Library:
         """The same library with the rules in scaled units."""
@@ -319,7 +209,7 @@ class Library:
     def terms(self, names: tuple[str, ...], inputs: tuple[str, ...] = ()) -> list[str]:
         """The functions as text that sympy reads: ``1``, ``x**2*y``, ``sin(x)``."""
         own = self.keys[: self.size - (self.customs.size if self.customs else 0)]
-        texts = [_text(key, (*names, *inputs)) for key in own]
+        texts = [named(key, (*names, *inputs)) for key in own]
         return texts + (self.customs.texts if self.customs else [])
 
     def unscaling(self, state: np.ndarray, inputs: np.ndarray) -> np.ndarray:
@@ -331,7 +221,7 @@ class Library:
             out[self.place["exp", j]] = np.exp(-high)
             out[self.place["exp_minus", j]] = np.exp(low)
         if self.products:
-            out[self._multiplied] = out[self._factors].prod(axis=0)
+            out[self._multiplied] = out[self.product_factors].prod(axis=0)
         if self.customs is not None:
             out[self.size - self.customs.size :] = self.customs.factor
         return out
@@ -421,15 +311,3 @@ class Library:
             if other.keys[i] in place:
                 found.append(j * self.size + place[other.keys[i]])
         return tuple(sorted(found))
-
-
-def _text(key: Key, symbols: Sequence[str]) -> str:
-    """A function that is no formula, in these symbols."""
-    if isinstance(key, WaveProduct):
-        first, second = (_text(factor, symbols) for factor in key)
-        return f"{first}**2" if first == second else f"{first}*{second}"
-    if isinstance(key[0], str):
-        function, sign = ("exp", "-") if key[0] == "exp_minus" else (key[0], "")
-        return f"{function}({sign}{symbols[int(key[1])]})"
-    powers = ((symbols[i], int(e)) for i, e in enumerate(key) if e)
-    return "*".join(x if e == 1 else f"{x}**{e}" for x, e in powers) or "1"

@@ -22,11 +22,11 @@ from odekit_sindy.formula_dynamics import Box, FormulaDynamics
 from odekit_sindy.formula_model import FormulaModel
 from odekit_sindy.layout import INTERVALS, Layout, arrange
 from odekit_sindy.models import Models
-from odekit_sindy.pipeline import characteristic_time
 from odekit_sindy.refined_report import Fitted
 from odekit_sindy.refit import uncertainty
 from odekit_sindy.shooting import FLOOR, Shooting
 from odekit_sindy.smoothing import MARGIN, Smoothed, smooth
+from odekit_sindy.starts import characteristic_time
 
 STARTS = 5
 LOOSE = (1.0, 10.0, 100.0)

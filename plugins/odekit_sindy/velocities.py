@@ -21,6 +21,7 @@ from odekit_sindy import pipeline
 from odekit_sindy.budget import Budget
 from odekit_sindy.candidates import best_by_size
 from odekit_sindy.data import Dataset, Scales, Trajectory, first_scales, scaled
+from odekit_sindy.found import Found
 from odekit_sindy.knowledge import Knowledge
 from odekit_sindy.known_libraries import informed
 from odekit_sindy.ladder import ladder
@@ -29,6 +30,7 @@ from odekit_sindy.rational import Rational
 from odekit_sindy.rules import Rules
 from odekit_sindy.shooting import FLOOR
 from odekit_sindy.smoothing import Samples, Smoothed, queries, smooth
+from odekit_sindy.starts import Slope
 
 Chain = Mapping[int, int]
 
@@ -58,10 +60,10 @@ def search(
     degree: int | None = None,
     noise: str = "auto",
     smoother: str = "auto",
-    slope: pipeline.Slope | None = None,
+    slope: Slope | None = None,
     further: Sequence[Samples] = (),
     knowledge: Knowledge | None = None,
-) -> tuple[pipeline.Found, Dataset]:
+) -> tuple[Found, Dataset]:
     """The search of `pipeline.run` with the velocities as states.
 
     Args:

@@ -12,7 +12,7 @@ from scipy.integrate import solve_ivp
 import odekit
 from odekit import ProblemError, TimeSeries
 from odekit.formulas import parse
-from odekit_sindy.customs import key_of
+from odekit_sindy.customs import Customs, key_of
 from odekit_sindy.ladder import ladder
 from odekit_sindy.library import Library
 from odekit_sindy.models import Models
@@ -121,6 +121,18 @@ def test_models_of_waves_keep_their_place_and_their_price():
     assert set(more.crowd[waves.size :]) == {30.0}
     assert set(more.level[waves.size :]) == {waves.level.max() + 1}
     assert [more.conversion(i, i, waves) for i in range(waves.size)] == [1.0] * waves.size
+
+
+def test_a_formula_of_the_user_costs_the_same_with_products_and_without():
+    values = points(2, 30, seed=4)
+    formula = parse("sin(2*x)/(1 + y**2)", ("x", "y"))
+    customs = Customs([formula], ("x", "y"), np.ones(2), 2, 0, values)
+    more = replace(library(), customs=customs)
+    waves = replace(more, products=False)
+    assert more.keys[-1] == waves.keys[-1]
+    for one in (more, waves):
+        assert (one.crowd[-1], one.level[-1]) == (waves.size, 0)
+    assert more.crowd[more.place[WaveProduct(("sin", 0), ("cos", 1))]] == more.size
 
 
 def test_a_library_is_told_from_its_like():
