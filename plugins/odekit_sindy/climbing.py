@@ -94,7 +94,7 @@ class Climb:
             if ended is not None and not (library.products and ended.exponentials):
                 continue
             fits = self._wholes(i)
-            if fits:
+            if fits and not library.products:  # which bend to almost anything, noise included
                 self.noise = np.maximum(np.minimum(self.noise, fits[0].noise), self.material.floor)
             if self._is_hopeless(i):
                 continue
@@ -175,7 +175,7 @@ class Climb:
         Args:
             library: plain functions and a fraction per equation.
         """
-        # Products of waves bend to almost anything, so what fits with them proves little.
+        # What fits with products of waves proves little.
         rungs = [rung for rung in self.rungs if not rung.library.products] or self.rungs
         best = rungs[choose(rungs)]
         before = best.search.shooting

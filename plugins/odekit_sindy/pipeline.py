@@ -74,7 +74,9 @@ def run(
         if other is not None:
             name = found.rungs[found.chosen].library.name
             place = [library.name for library in libraries].index(name)
-            rest = libraries[max(place - 1, 0) :]
+            # One rung lower than before, but not from products of waves, which hide all else.
+            lower = [library for library in libraries[:place] if not library.products]
+            rest = [*lower[-1:], *libraries[place:]]
             again = climb(dataset, scales, other, evidence, rest, *options)
             if again.at_noise and again.best.ebic < found.best.ebic:
                 found = again

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,7 +13,10 @@ from scipy.integrate import solve_ivp
 import odekit
 from odekit import ProblemError, TimeSeries
 from odekit.formulas import parse
+from odekit_sindy import pipeline
+from odekit_sindy.budget import Budget
 from odekit_sindy.customs import Customs, key_of
+from odekit_sindy.data import gather
 from odekit_sindy.ladder import ladder
 from odekit_sindy.library import Library
 from odekit_sindy.models import Models
@@ -235,6 +239,35 @@ def test_polynomials_stay_polynomials_and_never_get_there(observe, structure_of)
     terms = {("x0", "x0"), ("x0", "x0*x1"), ("x1", "x1"), ("x1", "x0*x1")}
     assert structure_of(equations) == terms
     assert not any("sine" in name for name in rungs_of(equations))
+
+
+def test_just_short_of_the_noise_waves_are_tried_and_their_products_are_not(observe):
+    libraries = rungs_of(odekit.discover(observe("van_der_pol", 0.05)))
+    assert any("sine" in name for name in libraries)
+    assert not any("products" in name for name in libraries)
+
+
+@pytest.mark.parametrize(("chosen", "first"), [(6, 4), (5, 4), (4, 3), (0, 0)])
+def test_under_another_noise_model_the_climb_begins_below_and_never_at_products(
+    monkeypatch, observe, chosen, first
+):
+    data = gather([observe("damped", 0.05)])
+    rungs = ladder(2, 0, data.std, ranges=np.array([[0.0, 2.0]] * 2))
+    climbed = []
+
+    def climb(dataset, scales, smoothed, evidence, libraries, *options):
+        climbed.append(libraries)
+        best = SimpleNamespace(ebic=0.0)
+        rung = SimpleNamespace(library=rungs[chosen], best=best)
+        return SimpleNamespace(rungs=[rung], chosen=0, best=best, at_noise=True)
+
+    monkeypatch.setattr(pipeline, "climb", climb)
+    monkeypatch.setattr(pipeline, "better_noise", lambda found, models: models[-1])
+    monkeypatch.setattr(pipeline, "restarted", lambda found, budget: found)
+    pipeline.run(data, rungs, Budget(60.0))
+    names = [[library.name for library in libraries] for libraries in climbed]
+    assert names[0] == [library.name for library in rungs]
+    assert names[1] == [rungs[first].name, *names[0][max(chosen, 1) :]]
 
 
 def test_a_state_that_leaps_over_periods_gets_no_products():
