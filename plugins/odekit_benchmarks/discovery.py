@@ -206,9 +206,10 @@ def _show(lines: Sequence[dict[str, Any]]) -> None:
     screen.print(listing)
     systems, seeds = max(line["systems"] for line in lines), max(line["seeds"] for line in lines)
     screen.print(
-        f"{systems} systems, {seeds} seed{'s' if seeds > 1 else ''}. rec, gen: simulations with "
-        "R² > 0.9 from the same and from another start.\ncovered: 95 % intervals that hold the "
-        "truth, where the structure is exact. sure, wrong: confident verdicts, and those of them "
-        "whose structure is not exact.",
+        f"{systems} systems, {seeds} seed{'s' if seeds > 1 else ''}. exact: of polynomials, waves "
+        "and products of waves; other: of all else, such as fractions.\nrec, gen: simulations "
+        "with R² > 0.9 from the same and from another start.\ncovered: 95 % intervals that hold "
+        "the truth, where the structure is exact. sure, wrong: confident verdicts, and those of "
+        "them whose structure is not exact.",
         markup=False,
     )

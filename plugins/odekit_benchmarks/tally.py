@@ -22,7 +22,8 @@ def tally(rows: Sequence[Row]) -> list[Line]:
 
     ``exact`` is the mean over seeds of the number of exact structures among the
     ``representable`` systems, and ``exact_low``, ``exact_high`` are the least and the greatest;
-    ``polynomial_exact`` and ``polynomial`` are the same of polynomial systems. ``error`` is the
+    ``polynomial_exact`` and ``polynomial`` are the same of polynomial systems, ``other_exact`` and
+    ``other`` of those that are not representable, such as fractions. ``error`` is the
     median coefficient error of representable systems. ``rec`` and ``gen`` are percentages of all
     simulations, ``coverage`` of all intervals of exact structures. ``confident`` counts fits
     with that verdict, ``confident_wrong`` those of them that are not exact.
@@ -51,6 +52,9 @@ def _line(method: str, level: float, rows: Sequence[Row]) -> Line:
         "seeds": len({row["seed"] for row in rows}),
         **_exact(rows, "representable", "exact"),
         **_exact(rows, "polynomial", "polynomial_exact"),
+        **_exact(
+            [{**row, "other": not row["representable"]} for row in rows], "other", "other_exact"
+        ),
         "error": _finite(np.median([_error(row) for row in offered])) if offered else None,
         "rec": _share([row["rec"] for row in rows]),
         "gen": _share([row["gen"] for row in rows if row["gen"] is not None]),
@@ -101,6 +105,7 @@ COLUMNS: tuple[tuple[str, Callable[[Line], str]], ...] = (
     ("method", lambda line: str(line["method"])),
     ("exact", lambda line: _counts(line, "exact", "representable")),
     ("polynomial", lambda line: _counts(line, "polynomial_exact", "polynomial")),
+    ("other", lambda line: _counts(line, "other_exact", "other")),
     ("coef. error", lambda line: _number(line["error"], ".3g")),
     ("rec", lambda line: _number(line["rec"], ".0f", " %")),
     ("gen", lambda line: _number(line["gen"], ".0f", " %")),

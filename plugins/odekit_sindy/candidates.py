@@ -30,6 +30,19 @@ def normalised(gram: np.ndarray, g: np.ndarray) -> tuple[np.ndarray, np.ndarray,
     return gram / length[:, None] / length, np.where(there, g / length, 0.0), length
 
 
+def ridge(a: np.ndarray, y: np.ndarray, share: float) -> np.ndarray:
+    """Coefficients of all columns at once, by ridge regression on unit columns, ``(L, d)``.
+
+    Args:
+        a: library values, ``(q, L)``.
+        y: slopes of all states, ``(q, d)``.
+        share: of a column's squared length that is added to it.
+    """
+    unit, _, length = normalised(a.T @ a, np.ones(a.shape[1]))
+    target = (a.T @ y) / length[:, None]
+    return np.asarray(np.linalg.solve(unit + share * np.eye(len(unit)), target) / length[:, None])
+
+
 def largest_size(functions: int) -> int:
     """Largest size searched exhaustively."""
     return 4 if functions <= 24 else 3

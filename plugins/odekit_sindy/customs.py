@@ -4,7 +4,8 @@ A formula is evaluated in the caller's variables and divided by its own size ove
 that no scaling of a state changes what is found. The partial derivatives of a formula need not
 be in the library; what they need beyond it is computed beside it and never offered as a term.
 
-For sine, cosine and exponentials of a single state the library's own are faster.
+For sine, cosine and exponentials of a single state, and products of these waves, the library's own
+are faster.
 
 Shapes: ``v`` variables (states, inputs, then perhaps time), ``M`` points along the last axis.
 Units: points come in scaled units; formulas see the caller's.
@@ -17,8 +18,13 @@ from typing import Any, TypeAlias, final
 
 import numpy as np
 
-Key: TypeAlias = tuple[int, ...] | tuple[str, int] | tuple[str, str]
-"""Identity of a function across libraries: exponents, ``("sin", state)``, ``("custom", text)``."""
+from odekit_sindy.wave_products import WaveProduct, product_of
+
+Key: TypeAlias = tuple[int, ...] | tuple[str, int] | tuple[str, str] | WaveProduct
+"""Identity of a function across libraries: exponents, ``("sin", state)``, ``("custom", text)``,
+or a product of waves."""
+
+EXPONENTIALS = ("exp", "exp_minus")
 
 LIMIT = 1e30
 """Values beyond this are cut off: outside of the data a formula may have a pole."""
@@ -62,6 +68,8 @@ class Customs:
     def _factor(self, i: int, values: np.ndarray) -> float:
         """From the formula's value to the function's: monomials scale with their variables."""
         key = self.keys[i]
+        if isinstance(key, WaveProduct):
+            key = (0,) if isinstance(key.first[0], str) else key.first
         if not isinstance(key[0], str):
             powers = np.array(key, float)
             return float(np.prod(self.units[: len(powers)] ** -powers))
@@ -158,7 +166,20 @@ def key_of(expression: Any, states: Sequence[str], variables: Sequence[str]) -> 
             return name, list(states).index(str(argument))
         if name == "exp" and (-argument).is_Symbol and str(-argument) in states:
             return "exp_minus", list(states).index(str(-argument))
-    return "custom", text_of(expression)
+    product = product_of(expression.as_powers_dict(), states, len(variables) - len(states))
+    return ("custom", text_of(expression)) if product is None else product
+
+
+def named(key: Key, symbols: Sequence[str]) -> str:
+    """A function that is no formula, in these symbols."""
+    if isinstance(key, WaveProduct):
+        first, second = (named(factor, symbols) for factor in key)
+        return f"{first}**2" if first == second else f"{first}*{second}"
+    if isinstance(key[0], str):
+        function, sign = ("exp", "-") if key[0] == "exp_minus" else (key[0], "")
+        return f"{function}({sign}{symbols[int(key[1])]})"
+    powers = ((symbols[i], int(e)) for i, e in enumerate(key) if e)
+    return "*".join(x if e == 1 else f"{x}**{e}" for x, e in powers) or "1"
 
 
 def text_of(expression: Any) -> str:

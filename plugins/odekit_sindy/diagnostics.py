@@ -10,9 +10,9 @@ import numpy as np
 from odekit.differences import difference
 from odekit_sindy import verdict
 from odekit_sindy.data import Dataset
+from odekit_sindy.found import Found
 from odekit_sindy.holdout import HeldOut
 from odekit_sindy.identifiability import STRONG, Rival
-from odekit_sindy.pipeline import Found
 from odekit_sindy.refit import Final
 from odekit_sindy.specification import Finding
 

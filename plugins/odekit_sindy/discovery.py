@@ -35,13 +35,15 @@ from odekit_sindy.claims import Claims, Named
 from odekit_sindy.claims_reader import read_claims
 from odekit_sindy.data import Dataset, gather
 from odekit_sindy.flows import FLOWS
+from odekit_sindy.found import Found
 from odekit_sindy.holdout import check, choose, named
 from odekit_sindy.knowledge import describe
 from odekit_sindy.known_libraries import informed, observed
-from odekit_sindy.library import ladder
+from odekit_sindy.ladder import ladder
 from odekit_sindy.sampling import FIELD_ALONE, ITSELF, Sampler, Trace, traces
 from odekit_sindy.shooting import FLOOR
 from odekit_sindy.smoothing import CURVES, MODELS
+from odekit_sindy.starts import Paths
 from odekit_sindy.summary import Kept, summarise
 from odekit_sindy.trained import OWN_COORDINATES, Trained, follow
 from odekit_sindy.usable import Usable, usable
@@ -62,9 +64,10 @@ class Discovery(PostProcessor):
 
     Args:
         library: ``"auto"`` tries polynomials of rising degree, then sine and cosine, then
-            exponentials, then fractions; ``"polynomial"`` leaves the last three out; ``"trig"``,
-            ``"exp"`` and ``"rational"`` use one library, polynomials with waves, with
-            exponentials or with a fraction per equation.
+            exponentials, then, for one or two states, products of waves such as
+            ``sin(x)*cos(y)`` and ``x*sin(y)``, then fractions; ``"polynomial"`` leaves these four
+            out; ``"trig"``, ``"exp"`` and ``"rational"`` use one library, polynomials with
+            waves, with exponentials or with a fraction per equation.
         degree: highest degree of the polynomials, 3 by default; asking for one leaves the waves,
             exponentials and fractions out of ``"auto"``.
         smoother: ``"gp"``, a Gaussian process, or ``"spline"``, which takes over from it under
@@ -400,7 +403,7 @@ class Discovery(PostProcessor):
         held = gather([several[i] for i in out], self.names, clock=clock, learn=False)
         return gather(rest, self.names, clock=clock), Kept(held, out)
 
-    def _paths(self) -> pipeline.Paths:
+    def _paths(self) -> Paths:
         if isinstance(self.candidates, str) and self.candidates == "best_subset":
             return best_by_size
         from odekit_sindy.selection import supports_of
@@ -408,9 +411,7 @@ class Discovery(PostProcessor):
         return supports_of(self.candidates)
 
 
-def _summarised(
-    found: pipeline.Found, whole: Dataset, budget: Budget, hidden: Sequence[str]
-) -> Equations:
+def _summarised(found: Found, whole: Dataset, budget: Budget, hidden: Sequence[str]) -> Equations:
     """The result of a search with hidden states, which have no residuals to report."""
     budget.tell("final fit", 0.0)
     equations = summarise(found, whole, cut=budget.cut, predict=False)

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from odekit_sindy.budget import Budget
-from odekit_sindy.candidates import coefficients, normalised
+from odekit_sindy.candidates import coefficients, normalised, ridge
 from odekit_sindy.data import Dataset
 from odekit_sindy.layout import arrange
 from odekit_sindy.library import Library
@@ -160,10 +160,8 @@ def _fit_all(search: SubsetSearch, smoothings: Sequence[Smoothed]) -> Fitted:
     for smoothed in smoothings:
         samples = smoothed.samples
         a = library.evaluate(np.concatenate([samples.x, samples.u], axis=1).T).T
-        unit, _, length = normalised(a.T @ a, np.ones(a.shape[1]))
-        target = (a.T @ samples.dx) / length[:, None]
-        for ridge in RIDGES:
-            c = np.linalg.solve(unit + ridge * np.eye(len(unit)), target) / length[:, None]
+        for share in RIDGES:
+            c = ridge(a, samples.dx, share)
             values.append(c.T.reshape(-1)[list(support)])
             starts.append(Start(support, values[-1], layout.starts(smoothed.states)))
             sigma.append(np.clip(smoothed.sigma, *NOISE))

@@ -17,12 +17,13 @@ from typing import Any
 import numpy as np
 
 from odekit.errors import ProblemError
-from odekit_sindy.customs import Customs, Key, compiled
+from odekit_sindy.customs import EXPONENTIALS, Customs, Key, compiled
 from odekit_sindy.data import Dataset, first_scales
 from odekit_sindy.knowledge import Knowledge, Place
-from odekit_sindy.library import EXPONENTIALS, Library
+from odekit_sindy.library import Library
 from odekit_sindy.rational import Rational
 from odekit_sindy.rules import Rules
+from odekit_sindy.wave_products import WAVES, WaveProduct
 
 UNDEFINED = 0.1
 """Share of the data at which an offered formula may be without a value."""
@@ -175,11 +176,17 @@ def _with_units(library: Library, knowledge: Knowledge) -> list[Key]:
     return [
         key
         for key in library.keys
-        if isinstance(key[0], str)
-        and key[0] in ("sin", "cos", *EXPONENTIALS)
-        and isinstance(key[1], int)
-        and not _plain(knowledge, knowledge.names[key[1]])
+        if not all(_plain(knowledge, knowledge.names[j]) for j in _arguments(key))
     ]
+
+
+def _arguments(key: Key) -> list[int]:
+    """States in the arguments of a function's waves and exponentials."""
+    if isinstance(key, WaveProduct):
+        return [*_arguments(key.first), *_arguments(key.second)]
+    if key[0] in (*WAVES, *EXPONENTIALS) and isinstance(key[1], int):
+        return [key[1]]
+    return []
 
 
 def _plain(knowledge: Knowledge, name: str) -> bool:
@@ -187,10 +194,14 @@ def _plain(knowledge: Knowledge, name: str) -> bool:
 
 
 def _has_more(library: Library) -> bool:
-    """Whether anything is left of what distinguishes the library from polynomials."""
+    """Whether anything is left of what distinguishes the library from those below it."""
     if not (library.trig or library.exponentials) or library.rules is None:
         return True
-    functions = [i for i, key in enumerate(library.keys) if key[0] in ("sin", "cos", *EXPONENTIALS)]
+    functions = [
+        i
+        for i, key in enumerate(library.keys)
+        if (isinstance(key, WaveProduct) if library.products else _arguments(key))
+    ]
     # Equations that are known leave nothing to search in any library.
     return bool(library.rules.allowed[:, functions].any() or not library.rules.allowed.any())
 

@@ -15,6 +15,7 @@ import numpy as np
 from scipy.interpolate import CubicSpline, PchipInterpolator
 
 from odekit_sindy.budget import Stop, never
+from odekit_sindy.candidates import ridge
 from odekit_sindy.data import Dataset
 from odekit_sindy.growing import Begin, Grown, Stage, grow
 from odekit_sindy.layout import INTERVALS
@@ -52,7 +53,7 @@ def smooth(dataset: Dataset, first: Smoothed, stop: Stop = never) -> Grown[Libra
     sources = [interpolated(dataset, spline) for spline in (CubicSpline, PchipInterpolator)]
     units = _units(sources[1][0], library)
     sources.append((first.samples, first.states))
-    begins = [_begin(samples, states, library, units) for samples, states in sources]
+    begins = [_begin(samples, states, library) for samples, states in sources]
     sigma = np.full(dataset.dim, FIRST_NOISE)
     return grow(dataset, first, library, begins, sigma, STAGES, units, stop)
 
@@ -65,18 +66,10 @@ def _units(samples: Samples, library: Library) -> np.ndarray:
     return np.asarray((np.maximum(speed, 1e-12)[:, None] / np.maximum(size, 1e-12)).reshape(-1))
 
 
-def _begin(
-    samples: Samples, states: tuple[np.ndarray, ...], library: Library, units: np.ndarray
-) -> Begin:
+def _begin(samples: Samples, states: tuple[np.ndarray, ...], library: Library) -> Begin:
     """Ridge regression of slopes on the library."""
     a = library.evaluate(np.concatenate([samples.x, samples.u], axis=1).T).T
-    c = []
-    for unit, y in zip(units.reshape(library.dim, -1), samples.dx.T, strict=True):
-        columns = a * unit
-        gram = columns.T @ columns
-        ridge = RIDGE * len(a) * float((y**2).mean()) * np.eye(len(unit))
-        c.append(np.linalg.solve(gram + ridge, columns.T @ y) * unit)
-    return Begin(np.concatenate(c), states)
+    return Begin(ridge(a, samples.dx, RIDGE).T.reshape(-1), states)
 
 
 def interpolated(

@@ -24,10 +24,10 @@ import numpy as np
 from odekit.formulas import parse
 from odekit_sindy.customs import Customs, Key, key_of
 from odekit_sindy.data import Dataset
+from odekit_sindy.found import Found, Rung
 from odekit_sindy.identifiability import RIVAL
 from odekit_sindy.library import Library
 from odekit_sindy.models import Support
-from odekit_sindy.pipeline import Found, Rung
 from odekit_sindy.rational import Rational
 from odekit_sindy.refit import Final, finish
 from odekit_sindy.rules import Rules

@@ -24,10 +24,10 @@ from odekit_sindy.layout import INTERVALS, Layout, arrange
 from odekit_sindy.models import Models
 from odekit_sindy.noise_shape import proportional
 from odekit_sindy.outcome import Outcome, Tight, Units
-from odekit_sindy.pipeline import characteristic_time
 from odekit_sindy.refit import uncertainty, unseen
 from odekit_sindy.shooting import FLOOR, Shooting
 from odekit_sindy.smoothing import MARGIN, Smoothed, smooth
+from odekit_sindy.starts import characteristic_time
 
 Problem: TypeAlias = Shooting[FormulaDynamics]
 

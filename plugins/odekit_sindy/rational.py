@@ -78,6 +78,7 @@ class Rational(Library):
             plain.scale,
             plain.exponentials,
             plain.customs,
+            products=plain.products,
             plain=plain,
         )
         return bare if plain.rules is None else replace(bare, rules=bare._widened(plain.rules))

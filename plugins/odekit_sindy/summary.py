@@ -19,6 +19,7 @@ from odekit.differences import listed
 from odekit_sindy import residuals, verdict
 from odekit_sindy.data import Dataset, Scales, scaled
 from odekit_sindy.diagnostics import Account, diagnostics, visited_range
+from odekit_sindy.found import Found
 from odekit_sindy.holdout import HeldOut, kept_out, left_out_in_turn
 from odekit_sindy.identifiability import (
     Rival,
@@ -35,7 +36,6 @@ from odekit_sindy.identifiability import (
 from odekit_sindy.library import Library
 from odekit_sindy.lookalikes import settle
 from odekit_sindy.models import Models, Support
-from odekit_sindy.pipeline import Found
 from odekit_sindy.rational_report import denominators, with_numbers
 from odekit_sindy.refit import Final, contributing, simulate
 from odekit_sindy.specification import Findings

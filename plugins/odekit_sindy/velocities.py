@@ -22,13 +22,16 @@ from odekit_sindy.budget import Budget
 from odekit_sindy.candidates import best_by_size
 from odekit_sindy.data import Dataset, Scales, Trajectory, first_scales, scaled
 from odekit_sindy.flows import LONGEST, attempt_network
+from odekit_sindy.found import Found
 from odekit_sindy.knowledge import Knowledge
 from odekit_sindy.known_libraries import informed
-from odekit_sindy.library import Library, ladder
+from odekit_sindy.ladder import ladder
+from odekit_sindy.library import Library
 from odekit_sindy.rational import Rational
 from odekit_sindy.rules import Rules
 from odekit_sindy.shooting import FLOOR
 from odekit_sindy.smoothing import Samples, Smoothed, queries, smooth
+from odekit_sindy.starts import Paths, Slope
 
 Chain = Mapping[int, int]
 
@@ -58,13 +61,13 @@ def search(
     degree: int | None = None,
     noise: str = "auto",
     smoother: str = "auto",
-    slope: pipeline.Slope | None = None,
+    slope: Slope | None = None,
     further: Sequence[Samples] = (),
     knowledge: Knowledge | None = None,
-    paths: pipeline.Paths = best_by_size,
+    paths: Paths = best_by_size,
     network: bool = False,
     seed: int = 0,
-) -> tuple[pipeline.Found, Dataset]:
+) -> tuple[Found, Dataset]:
     """The search of `pipeline.run` with the velocities as states.
 
     Args:
@@ -72,8 +75,8 @@ def search(
         chain: which state is the derivative of which position.
         names: of all ``D`` states.
         budget: time limit and listener.
-        library: see `odekit_sindy.library.ladder`.
-        degree: see `odekit_sindy.library.ladder`.
+        library: see `odekit_sindy.ladder.ladder`.
+        degree: see `odekit_sindy.ladder.ladder`.
         noise: see `odekit_sindy.smoothing.smooth`.
         smoother: see `odekit_sindy.smoothing.smooth`.
         slope: a trained field of all states.
@@ -119,7 +122,7 @@ def search(
         node = attempt_network(scaled(whole, scales), smoothed, seed, stop, moved)
         further = [*further, *([] if node is None else [_in_full(node.samples, scales)])]
 
-    def under(curve: Smoothed, several: Sequence[Library]) -> pipeline.Found:
+    def under(curve: Smoothed, several: Sequence[Library]) -> Found:
         wide, _ = widened(plain, curve, chain, speed)
         return pipeline.climb(
             whole, scales, wide, evidence, several, budget, FLOOR, slope, paths, further

@@ -56,18 +56,21 @@ def test_the_table_counts_by_seed_and_over_all():
         row("a", True, seed=1, confident=False, seconds=3.0),
         row("b", True, seed=1, covered=4, polynomial=False, error=0.04),
         row("c", False, seed=1, representable=False, polynomial=False, rec=False, gen=False),
+        row("d", True, representable=False, polynomial=False),
+        row("d", True, seed=1, representable=False, polynomial=False),
     ]
     [line] = tally(rows)
     assert (line["exact"], line["exact_low"], line["exact_high"]) == (1.5, 1, 2)
-    assert (line["representable"], line["systems"], line["seeds"], line["fits"]) == (2, 3, 2, 6)
+    assert (line["representable"], line["systems"], line["seeds"], line["fits"]) == (2, 4, 2, 8)
     assert line["error"] == pytest.approx(0.015)
-    assert line["rec"] == pytest.approx(100 * 5 / 6)
-    assert line["gen"] == pytest.approx(100 * 4 / 5)
-    assert line["coverage"] == pytest.approx(100 * 10 / 12)
-    assert (line["confident"], line["confident_wrong"]) == (5, 3)
+    assert line["rec"] == pytest.approx(100 * 7 / 8)
+    assert line["gen"] == pytest.approx(100 * 6 / 7)
+    assert line["coverage"] == pytest.approx(100 * 16 / 20)
+    assert (line["confident"], line["confident_wrong"]) == (7, 3)
     cells = {name: cell(line) for name, cell in COLUMNS}
     assert cells["exact"] == "1.5/2 (1-2)"
-    assert (cells["noise"], cells["rec"], cells["failed"]) == ("5 %", "83 %", "–")
+    assert cells["other"] == "1/2 (1-1)"
+    assert (cells["noise"], cells["rec"], cells["failed"]) == ("5 %", "88 %", "–")
 
 
 def test_what_a_method_does_not_say_stays_empty():

@@ -10,7 +10,7 @@ import pytest
 import sympy
 
 from odekit import Equations, Term
-from odekit_benchmarks.fits import judge
+from odekit_benchmarks.fits import Task, judge, run
 from odekit_benchmarks.methods import METHODS, chosen, read
 from odekit_benchmarks.protocol import truth
 from odekit_benchmarks.simulation import compile_slope, explained, simulate
@@ -86,8 +86,13 @@ def test_an_equation_without_terms_misses_all():
         (X**2 * Y - 1, True, True),
         (X**2 * Y**2, False, False),
         (sympy.sin(X) - Y, False, True),
-        (sympy.sin(X) * sympy.cos(X), False, False),
-        (sympy.sin(2 * X), False, False),
+        (sympy.sin(X) * sympy.cos(X), False, True),
+        (sympy.sin(2 * X), False, True),
+        (sympy.cos(X - 2.0 * Y + 0.3), False, False),  # has sin(y)**2*cos(x)
+        (sympy.cos(X - Y + 0.3), False, True),
+        (Y * sympy.cos(X), False, True),
+        (Y**2 * sympy.cos(X), False, False),
+        (sympy.sin(X) * sympy.cos(X) * sympy.cos(Y), False, False),
         (1 / (1 + X), False, False),
         (X * sympy.Symbol("t"), False, False),
         (sympy.Abs(X, evaluate=False) * X, False, False),
@@ -96,6 +101,109 @@ def test_an_equation_without_terms_misses_all():
 def test_what_is_representable_follows_from_the_truth(expression, polynomial, offered):
     found = representable(decompose({"x": expression, "y": -Y}), ["x", "y"])
     assert found == (polynomial, offered)
+
+
+def test_waves_of_sums_are_their_products():
+    true = {"x": 0.5 * sympy.sin(X - Y) - sympy.sin(X), "y": Y - 2 * sympy.cos(X) ** 2}
+    sin, cos = sympy.sin, sympy.cos
+    found = {
+        "x": 0.4 * sin(X) * cos(Y) - 0.6 * cos(X) * sin(Y) - 0.9 * sin(X),
+        "y": 0.9 * Y - 2.1 + 1.9 * sin(X) ** 2,
+    }
+    result = compared(true, found)
+    assert (result.exact, result.missing, result.extra) == (True, [], [])
+    square = 2 * 0.1**2 + 0.1**2 + 2 * 0.1**2 + 0.1**2
+    assert result.error == pytest.approx(math.sqrt(square / (0.5 + 1 + 1 + 8)))
+    less = compared(true, found | {"x": 0.4 * sin(X) * cos(Y) - 0.9 * sin(X)})
+    assert (less.exact, less.missing) == (False, ["x: sin(y)*cos(x)"])
+    more = compared(true, found | {"y": found["y"] + 0.1 * cos(X)})
+    assert (more.exact, more.extra) == (False, ["y: cos(x)"])
+
+
+UPTAKE = {"x": 0.6 - 1.5 * X / (0.3 + X), "y": -Y}
+HILL = {"x": X - 2 * X * Y / (1 + 0.5 * X**2), "y": X * Y / (1 + 0.5 * X**2) - Y}
+SEEN = np.array([[1.0, 2.0], [3.0, 2.0], [0.5, 1.0], [2.0, 0.3]])
+
+
+def compared_where_positive(true, found):
+    return compare(decompose(true), decompose(found), ["x", "y"], TIMES, SEEN)
+
+
+@pytest.mark.parametrize(
+    ("true", "found"),
+    [
+        # As a search writes them, with other numbers, ...
+        (UPTAKE, {"x": 0.61 - 4.9 * X / (1 + 3.2 * X), "y": -1.1 * Y}),
+        # ... over one denominator, with a factor too many, ...
+        (UPTAKE, {"x": (0.18 - 0.9 * X) / (0.3 + X), "y": -Y}),
+        (UPTAKE, {"x": (0.18 - 0.9 * X) * (X + 7.1) / ((0.3 + X) * (X + 7.1)), "y": -Y}),
+        (UPTAKE, {"x": Y**2 * (0.2 - X) / (0.3 * Y**2 + X * Y**2), "y": -Y}),
+        # ... and with another plain part.
+        (UPTAKE, {"x": -0.9 + 0.45 / (0.3 + X), "y": -Y}),
+        (HILL, {"x": 0.9 * X - 2.1 * X * Y / (1 + 0.6 * X**2), "y": HILL["y"] * 1.2}),
+        (HILL, {"x": (X**3 + 2 * X - 5 * X * Y) / (X**2 + 2), "y": HILL["y"]}),
+    ],
+)
+def test_a_fraction_is_the_same_however_it_is_written(true, found):
+    result = compared_where_positive(true, found)
+    assert (result.exact, result.missing, result.extra) == (True, [], [])
+
+
+@pytest.mark.parametrize(
+    ("true", "found", "missing", "extra"),
+    [
+        # A sum in place of a fraction, and the other way round.
+        (
+            {"x": X / (1 + X), "y": -Y},
+            {"x": X - 0.3 * X**2, "y": -Y},
+            [*("x: 1 in the denominator", "x: x in the denominator", "x: x in the numerator")],
+            ["x: x", "x: x**2"],
+        ),
+        (
+            {"x": X, "y": -Y},
+            {"x": X * (1 + 0.5 * Y) / (1 + 0.501 * Y), "y": -Y},
+            ["x: x"],
+            [
+                *("x: 1 in the denominator", "x: x in the numerator"),
+                *("x: x*y in the numerator", "x: y in the denominator"),
+            ],
+        ),
+        # One term too many above, one too few, and another below.
+        (UPTAKE, {"x": 0.6 - (X + 0.1 * X**2) / (0.3 + X), "y": -Y}, [],
+         ["x: x**2 in the numerator"]),
+        (UPTAKE, {"x": -1.5 * X / (0.3 + X), "y": -Y}, ["x: 1 in the numerator"], []),
+        (UPTAKE, {"x": (0.6 - 0.9 * X) / (0.3 + X**2), "y": -Y}, ["x: x in the denominator"],
+         ["x: x**2 in the denominator"]),
+        (HILL, HILL | {"y": X * Y / (1 + 0.5 * X) - Y}, ["y: x**2 in the denominator",
+         "y: x**2*y in the numerator"], ["y: x in the denominator"]),
+    ],
+)  # fmt: skip
+def test_another_fraction_is_not_exact(true, found, missing, extra):
+    result = compared_where_positive(true, found)
+    assert not result.exact
+    assert (result.missing, result.extra) == (missing, extra)
+
+
+@pytest.mark.parametrize(("value", "exact"), [(0.9e-3, True), (1.1e-3, False)])
+def test_terms_of_fractions_count_from_a_thousandth_on(value, exact):
+    # At x = 2 this is 3/1, and its largest term the 3 below: a change by 1 % makes 0.09.
+    points = np.array([[2.0, 1.0]] * 4)
+    true = decompose({"x": (X**2 - 1) / (3 - X), "y": -Y})
+    above = decompose({"x": (X**2 - 1 + 9 * value * Y) / (3 - X), "y": -Y})
+    assert compare(true, above, ["x", "y"], TIMES, points).exact is exact
+    below = decompose({"x": (X**2 - 1) / (3 - X + 3 * value * Y), "y": -Y})
+    assert compare(true, below, ["x", "y"], TIMES, points).exact is exact
+
+
+def test_error_of_a_fraction_is_that_of_its_lowest_terms():
+    # 1 + e x below, c x above: e = 2 and c = 4, found as 2.2 and 4.
+    result = compared_where_positive({"x": 2 * X / (0.5 + X)}, {"x": 20 * X / (5 + 11 * X)})
+    assert result.error == pytest.approx(0.2 / math.sqrt(1 + 4 + 16))
+
+
+def test_a_pole_among_the_points_is_no_structure():
+    result = compared({"x": -X, "y": -Y}, {"x": -X / (1 + 0.5 * Y), "y": -Y})
+    assert not result.exact
 
 
 def test_intervals_are_counted_over_true_terms():
@@ -109,6 +217,27 @@ def test_intervals_are_counted_over_true_terms():
         ],
     )
     assert covered(decompose({"x": 1.5 * X - X * Y, "y": -3 * Y}), equations) == (1, 2)
+
+
+def test_intervals_of_products_are_compared_with_what_a_wave_of_a_difference_is():
+    equations = Equations(
+        ["x", "y"],
+        [
+            Term("x", "cos(y)*sin(x)", 0.6, 0.1),  # [0.404, 0.796] holds 0.5
+            Term("x", "sin(y)*cos(x)", -0.1, 0.1),  # does not hold -0.5
+            Term("y", "y/(1 + 2.0*x)", -1.0, 0.1),  # is over a denominator of its own
+        ],
+    )
+    true = {"x": 0.5 * sympy.sin(X - Y), "y": -Y / (1 + 2 * X)}
+    assert covered(decompose(true), equations) == (1, 2)
+
+
+@pytest.mark.parametrize(("name", "exact"), [("michaelis_menten", True), ("odebench_19", False)])
+def test_a_fraction_that_is_found_is_exact_and_a_polynomial_in_its_place_is_not(name, exact):
+    [case] = cases([name])
+    row = run(Task(case, "odekit", 0.0, 0.5, 0, 1, 60.0))
+    assert (row["exact"], row["representable"], row["rec"]) == (exact, False, True)
+    assert (row["missing"] == []) is exact
 
 
 def test_r2_takes_the_states_together():

@@ -14,8 +14,9 @@ from odekit_sindy.claims_reader import read_claims
 from odekit_sindy.customs import Customs, compiled, products, text_of
 from odekit_sindy.data import Scales, gather
 from odekit_sindy.known_libraries import informed, observed
+from odekit_sindy.ladder import exponentials, ladder
 from odekit_sindy.least_squares import damped_step
-from odekit_sindy.library import Library, exponentials, ladder
+from odekit_sindy.library import Library
 from odekit_sindy.models import Models
 from odekit_sindy.rules import signed_step
 
@@ -205,14 +206,58 @@ def test_waves_of_states_with_units_are_left_out():
         return found
 
     assert not any(lib.trig for lib in names(x="m", v="m/s"))
-    (only_x,) = [lib for lib in names(v="m/s") if lib.trig]
-    allowed = only_x.rules.allowed[0]
-    assert allowed[only_x.place["sin", 0]]
-    assert not allowed[only_x.place["sin", 1]]
-    assert any(lib.trig for lib in names(x="1", v="1"))
+    only_x, products = [lib for lib in names(v="m/s") if lib.trig]
+    for lib in (only_x, products):
+        allowed = lib.rules.allowed[0]
+        assert allowed[lib.place["sin", 0]]
+        assert not allowed[lib.place["sin", 1]]
+    left = [text for text, free in zip(products.terms(("x", "v")), allowed, strict=True) if free]
+    assert [text for text in left if "(" in text] == [
+        *("sin(x)", "cos(x)", "sin(x)**2", "sin(x)*cos(x)"),
+        *("x*sin(x)", "x*cos(x)", "v*sin(x)", "v*cos(x)"),
+    ]
+    assert sum(lib.trig for lib in names(x="1", v="1")) == 2
     knowledge = read_claims(Claims.of(units={"x": "m", "v": "m"}), data.names, (), "t")
     with pytest.raises(ProblemError, match="every state has a unit"):
         informed(ladder(2, 0, data.std, "trig"), knowledge, *observed(data))
+
+
+def test_what_is_said_about_a_product_of_waves_is_said_about_the_librarys_own():
+    data = gather(series())
+    knowledge = read_claims(
+        Claims.of(
+            forbidden=["cos(x)*sin(x) in v"],
+            known_terms={"v": "-2*v*cos(x)"},
+            terms=["x*sin(v)", "sin(v)^2"],
+        ),
+        data.names,
+        (),
+        "t",
+    )
+    found, notes = informed(ladder(2, 0, data.std), knowledge, *observed(data))
+    assert not notes
+    *_, waves, products, _ = found
+    assert waves.customs.texts == ["v*cos(x)", "x*sin(v)", "sin(v)**2"]
+    assert products.customs is None
+    texts = products.terms(("x", "v"))
+    assert not products.rules.allowed[1, texts.index("sin(x)*cos(x)")]
+    assert products.rules.allowed[0, texts.index("sin(x)*cos(x)")]
+    assert products.rules.offset[1, texts.index("v*cos(x)")] == -2.0
+    # The same function in both, whatever its coefficient is multiplied by.
+    points = np.random.default_rng(8).standard_normal((2, 6))
+    for q in range(waves.size - waves.customs.size, waves.size):
+        (p,) = products.embed((q,), waves)
+        there, here = waves.evaluate(points)[q], products.evaluate(points)[p]
+        np.testing.assert_allclose(there, here * products.conversion(p, q, waves))
+    np.testing.assert_allclose(*(slope_of(lib, ("v*cos(x)",), points) for lib in (waves, products)))
+
+
+def slope_of(library, texts, points):
+    """Derivatives of the functions with these texts, in units of their own size."""
+    at = [library.terms(("x", "v")).index(text) for text in texts]
+    theta = library.evaluate_all(points)
+    slope = np.einsum("jkl,km->jlm", library.derivative[:, :, at], theta)
+    return slope / library.evaluate(points)[at]
 
 
 def test_claims_without_effect_are_noted():

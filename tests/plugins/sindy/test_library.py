@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import sympy
 
-from odekit_sindy.library import Library, ladder
+from odekit_sindy.ladder import ladder
+from odekit_sindy.library import Library
 
 NAMES = ("x", "y")
 LIBRARIES = [
@@ -87,6 +88,7 @@ def test_the_ladder_climbs_and_stops_where_it_is_told():
         "polynomials up to degree 2",
         "polynomials up to degree 3",
         "polynomials up to degree 3, sine and cosine",
+        "polynomials up to degree 3, sine and cosine, and their products",
         "polynomials up to degree 3, fractions",
     ]
     assert [library.degree for library in ladder(2, 0, scale, "polynomial", 2)] == [1, 2]

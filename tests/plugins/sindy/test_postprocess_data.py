@@ -10,8 +10,8 @@ import odekit
 from odekit import IncompatibleError, ProblemError, TimeSeries
 from odekit_sindy.data import gather
 from odekit_sindy.library import Library
-from odekit_sindy.pipeline import start_models
 from odekit_sindy.smoothing import smooth
+from odekit_sindy.starts import start_models
 from odekit_sindy.trained import follow
 
 VAN_DER_POL = {("x0", "x1"), ("x1", "x0"), ("x1", "x1"), ("x1", "x0**2*x1")}

@@ -16,8 +16,9 @@ from odekit.formulas import parse
 from odekit.report import models
 from odekit_sindy.budget import Budget
 from odekit_sindy.data import Dataset, Trajectory
+from odekit_sindy.ladder import ladder
 from odekit_sindy.layout import arrange
-from odekit_sindy.library import Library, ladder
+from odekit_sindy.library import Library
 from odekit_sindy.models import Models
 from odekit_sindy.rational import CLEAR, GUARD, Rational, reciprocal
 from odekit_sindy.rational_search import exchanged, look, promised
