@@ -30,7 +30,7 @@ from odekit.errors import (
 from odekit.field import DiffusionField, Field, SeparableField, State, VectorField
 from odekit.gradient import GradientMethod
 from odekit.postprocess import PostProcessor, discover, postprocess, refine
-from odekit.problem import Integrate, Problem, Trajectory
+from odekit.problem import Accepted, Integrate, Observer, Problem, Trajectory
 from odekit.registry import components, create
 from odekit.series import TimeSeries
 from odekit.solution import DenseOutput, Solution, Stats
@@ -62,6 +62,7 @@ def __getattr__(name: str) -> Any:
 
 
 __all__ = [
+    "Accepted",
     "Alternative",
     "BrokenPluginError",
     "ButcherTableau",
@@ -79,6 +80,7 @@ __all__ = [
     "Integrate",
     "MissingDependencyError",
     "NameConflictError",
+    "Observer",
     "OdekitError",
     "Parameter",
     "PluginError",

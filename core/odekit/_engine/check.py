@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from odekit._engine.trees import leaves_of
 from odekit.errors import IncompatibleError, ProblemError
 from odekit.field import State, VectorField
 from odekit.solver import Solver
+from odekit.trees import leaves_of
 
 DTYPES = (torch.float32, torch.float64, torch.complex64, torch.complex128)
 

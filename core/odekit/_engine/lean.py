@@ -23,7 +23,7 @@ from odekit._engine.clock import (
 )
 from odekit._engine.emit import Emitter
 from odekit.errors import Status
-from odekit.problem import Problem, Trajectory
+from odekit.problem import Accepted, Problem, Trajectory
 from odekit.solution import Stats
 from odekit.solver import Segment, Solver, Step
 
@@ -45,7 +45,7 @@ def _diagnosed(problem: Problem, trajectory: Trajectory) -> Trajectory:
     would cost a transfer; so the solve is repeated, watched, only when it went wrong.
     """
     with torch.no_grad():
-        run = _Run(replace(problem, dense=False), watch=True)
+        run = _Run(replace(problem, dense=False, observer=None), watch=True)
         run.to_end()
         seen = run.trajectory()
     good = int(torch.isfinite(seen.y).reshape(len(seen.y), -1).all(-1).sum())
@@ -65,7 +65,7 @@ class _Run:
         self.problem, self.watch = problem, watch
         self.times: list[float] = problem.t.detach().tolist()
         self.start = self.t = self.times[0]
-        self.y = problem.y0
+        self.y, self.memory = problem.y0, problem.memory
         self.field = CountedField(problem.field)
         self.emitter = Emitter(problem, self.times)
         self.attempts = self.accepted = 0
@@ -87,9 +87,10 @@ class _Run:
         first, *others = stops_of(controller, self.start, self.times[-1], real)
         self.t = first.after
         now = self.clock(self.t)
-        state = solver.init(self.field.start, now, self.y)
+        if self.memory is None:
+            self.memory = solver.init(self.field.start, now, self.y)
         with torch.no_grad():
-            h, memory = controller.init(solver, self.field.start, now, self.y, problem.t.detach())
+            h, control = controller.init(solver, self.field.start, now, self.y, problem.t.detach())
         self.field.forget()
         stops = iter(others)
         stop = next(stops)
@@ -107,13 +108,13 @@ class _Run:
             asked = room if clipped else h
             # The length that is really taken, so that a replay of the times repeats it exactly.
             trial = room if clipped else (self.t + h) - self.t
-            step = solver.step(self.field, now, trial, self.y, state)
+            step = solver.step(self.field, now, trial, self.y, self.memory)
             self.attempts += 1
             with torch.no_grad():
                 decision = controller.decide(
-                    solver, asked, self.y, step.y, controlled_error(problem, step), memory
+                    solver, asked, self.y, step.y, controlled_error(problem, step), control
                 )
-            memory = decision.state
+            control = decision.state
             if not self._passes(step, decision.accept):
                 if self.status is not Status.SUCCESS:
                     return
@@ -122,13 +123,15 @@ class _Run:
                 continue
             y0 = self.y
             dense = self._keep(now, trial, stop.at if clipped else self.t + trial, step)
-            state = step.state
+            self.memory = step.state
             # A step cut short says little about the next one.
             h = max(decision.h, h, key=abs) if abs(h) > abs(room) * SNAP else decision.h
             if not clipped:
                 now = self.clock(self.t)
+                self._tell(jump=False)
                 continue
             if stop.at == self.times[-1]:
+                self._tell(jump=False)
                 return
             if stop.jump and self.emitter.moves(stop.before):
                 length = torch.full_like(now.detach(), trial)
@@ -136,8 +139,14 @@ class _Run:
             self.t = stop.after
             now = self.clock(self.t)
             if stop.jump:
-                state = solver.init(self.field, now, self.y)
+                self.memory = solver.init(self.field, now, self.y)
+            self._tell(jump=stop.jump)
             stop = next(stops)
+
+    def _tell(self, *, jump: bool) -> None:
+        if self.problem.observer is not None:
+            knot = self.emitter.knots[-1]
+            self.problem.observer(Accepted(knot, self.y, self.memory, jump=jump))
 
     def _passes(self, step: Step, accept: bool) -> bool:
         if step.failed is not None and bool(step.failed.any()):
@@ -177,4 +186,6 @@ class _Run:
             reached=torch.tensor([self.t], dtype=torch.float64, device=device),
             stats=Stats(*(repeat([count], device) for count in counts)),
             dense=dense,
+            last=self.y,
+            memory=self.memory,
         )
