@@ -117,5 +117,9 @@ class DataWarning(UserWarning):
     """The data were changed on the way in: sorted, for example, or a column left out."""
 
 
+class GradientWarning(UserWarning):
+    """A gradient is probably wrong, and which method to take instead."""
+
+
 class DiscoveryError(OdekitError, RuntimeError):
     """No equation could be found, and why."""

@@ -14,9 +14,11 @@ class GradientMethod(ABC):
 
     Attributes:
         solver_needs: traits without which the method cannot work.
+        solver_advice: what to type where the solver lacks them.
     """
 
     solver_needs: ClassVar[Trait] = Trait.NONE
+    solver_advice: ClassVar[str] = "another solver"
 
     @abstractmethod
     def solve(self, problem: Problem, integrate: Integrate) -> Trajectory:

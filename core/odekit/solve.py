@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 import types
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from odekit._engine.check import check_counts, check_field, check_state, check_times, tensors_of
+from odekit._engine.clock import is_differentiated
 from odekit._engine.lanes import integrate_lanes
 from odekit._engine.layout import Layout
 from odekit._engine.lean import integrate_lean
@@ -94,7 +96,7 @@ def solve(
     lifted = field.lift(y0) if isinstance(field, Field) else y0
     leaves = check_state(lifted, per_sample=per_sample)
     times = check_times(t, leaves[0], per_sample=per_sample)
-    if save == "steps" and times.requires_grad and torch.is_grad_enabled():
+    if save == "steps" and is_differentiated(times):
         raise IncompatibleError(
             "save='steps' returns times of the controller's choice, through which no gradient "
             "reaches t; use save='times', or give t.detach()"
@@ -120,9 +122,19 @@ def solve(
         save=save,
         dense=dense,
     )
-    trajectory = method.solve(problem, _integrate)
+    trajectory = _signed(method.solve(problem, _integrate), gradient)
     shared = per_sample and save == "times" and _rank(t) < 2
     return _wrap_up(trajectory, field, layout, shared_times=shared, throw=throw)
+
+
+def _signed(trajectory: Trajectory, gradient: str | GradientMethod) -> Trajectory:
+    """The trajectory with the name of the gradient method, unless that has put one there."""
+    if trajectory.stats.gradient:
+        return trajectory
+    name = gradient
+    if not isinstance(name, str):
+        name = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", type(gradient).__name__).lower()
+    return replace(trajectory, stats=replace(trajectory.stats, gradient=name))
 
 
 def _rank(t: Any) -> int:
@@ -174,7 +186,7 @@ def _check_traits(solver: Solver, controller: StepController, method: GradientMe
     if method.solver_needs not in solver.traits:
         raise IncompatibleError(
             f"gradient {type(method).__name__} needs a solver with {method.solver_needs}, which "
-            f"{name} is not; use gradient='unrolled', or another solver"
+            f"{name} is not; use gradient='unrolled', or {method.solver_advice}"
         )
 
 

@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import get_gradient_edge
 
+from odekit import Problem
+
 
 def find_sources(value: Tensor, known: Sequence[Tensor] = ()) -> dict[int, Tensor]:
     """The tensors asking for gradients that ``value`` was computed from, by their ``id``.
@@ -40,22 +42,54 @@ def find_sources(value: Tensor, known: Sequence[Tensor] = ()) -> dict[int, Tenso
     return found
 
 
-def pull_back(value: Tensor, sources: Sequence[Tensor], cotangent: Tensor) -> list[Tensor]:
+def reachable(problem: Problem) -> tuple[Tensor, ...]:
+    """The parameters of the problem, and those that only a look at the field's graph finds."""
+    t = problem.t.detach()[..., 0]
+    with torch.enable_grad():
+        slope = problem.field(t[:, None] if t.dim() else t, problem.y0.detach())
+    known = {id(p): p for p in problem.params}
+    return tuple((known | find_sources(slope, problem.params)).values())
+
+
+def pull_back(
+    value: Tensor | Sequence[Tensor],
+    sources: Sequence[Tensor],
+    cotangent: Tensor | Sequence[Tensor],
+    *,
+    create_graph: bool = False,
+) -> list[Tensor]:
     """The derivative of ``value`` by each source directly, times ``cotangent``; zeros if none.
 
-    The graph behind the sources is left as it was found.
+    Several values are taken together. The graph behind the sources is left as it was found.
     """
-    wanted = list(sources)
-    computed = [x for x in sources if not x.is_leaf]
+    values = [value] if isinstance(value, Tensor) else list(value)
+    cotangents = [cotangent] if isinstance(cotangent, Tensor) else list(cotangent)
+    depends = [x.requires_grad for x in values]
+    values = [x for x, keep in zip(values, depends, strict=True) if keep]
+    cotangents = [x for x, keep in zip(cotangents, depends, strict=True) if keep]
+    wanted = [x for x in sources if x.requires_grad] if values else []
+    computed = [x for x in wanted if not x.is_leaf]
     with ExitStack() as stack:
         if computed:
-            direct = find_sources(value, sources)
-            wanted = [x for x in sources if id(x) in direct]
+            direct: set[int] = set()
+            for x in values:
+                direct |= find_sources(x, wanted).keys()
+            wanted = [x for x in wanted if id(x) in direct]
             for x in computed:
                 node, place = _edge(x)
                 stack.callback(node.register_prehook(_blank(place)).remove)
-        grads = torch.autograd.grad(
-            value, wanted, cotangent, retain_graph=True, allow_unused=True, materialize_grads=True
+        grads = (
+            torch.autograd.grad(
+                values,
+                wanted,
+                cotangents,
+                retain_graph=True,
+                create_graph=create_graph,
+                allow_unused=True,
+                materialize_grads=True,
+            )
+            if values and wanted
+            else ()
         )
     by_id = {id(x): grad for x, grad in zip(wanted, grads, strict=True)}
     return [by_id[id(x)] if id(x) in by_id else torch.zeros_like(x) for x in sources]

@@ -13,7 +13,15 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from odekit._engine.clock import SNAP, TINY, CountedField, controlled_error, stops_of
+from odekit._engine.clock import (
+    SNAP,
+    TINY,
+    CountedField,
+    Unmapped,
+    controlled_error,
+    is_differentiated,
+    stops_of,
+)
 from odekit.errors import Status
 from odekit.problem import Accepted, Problem, Trajectory
 from odekit.solution import DenseOutput, Stats, locate
@@ -27,9 +35,13 @@ CHUNK = 128
 def integrate_lanes(problem: Problem) -> Trajectory:
     """Integrate ``(lanes, dim)`` with a step size per lane."""
     run = _Run(problem)
-    if problem.t.shape[1] > 1:
-        run.to_end()
-    return run.trajectory()
+    with Unmapped(
+        "cannot map over per_sample=True; make its axis part of the samples, or drop per_sample "
+        "and give step_size=..."
+    ):
+        if problem.t.shape[1] > 1:
+            run.to_end()
+        return run.trajectory()
 
 
 class _Attempt(NamedTuple):
@@ -56,7 +68,7 @@ class _Run:
         self.problem = problem
         self.lanes = len(problem.y0)
         self.times = problem.t.detach()
-        self.attached = problem.t.requires_grad and torch.is_grad_enabled()
+        self.attached = is_differentiated(problem.t)
         self.start = self.t = self.times[:, 0]
         end = self.times[:, -1]
         self.sign = torch.where(end >= self.start, 1.0, -1.0).to(self.t)
@@ -122,8 +134,10 @@ class _Run:
             calls = self.field.calls
             step = solver.step(self.field, now, trial.to(self.real)[:, None], y, memory)
             with torch.no_grad():
+                # Detached, because forward mode does not stop at no_grad.
+                error = _detach(controlled_error(self.problem, step))
                 decision = controller.decide(
-                    solver, asked, y, step.y, controlled_error(self.problem, step), control
+                    solver, asked, y.detach(), step.y.detach(), error, control
                 )
                 accept, counted, whole, dropped = self._judge(step, decision.accept)
                 self.attempts += counted
@@ -170,6 +184,7 @@ class _Run:
             h, control = problem.controller.init(
                 problem.solver, self.field.start, now, self.y, self.times
             )
+        h, control = h.detach(), map_leaves(_detach, control)
         self.field.forget()
         self.evaluations += self.field.calls
         self.safe = (self.y.detach(), map_leaves(_detach, self.memory))
@@ -295,9 +310,10 @@ class _Run:
         if len(row):
             index = locate(knots, position)[row, lane]
             dense = tuple(d[index, lane] for d in segment.dense)
+            h = segment.h[index, lane, None]
             picked = Segment(
                 segment.t[index, lane, None],
-                segment.h[index, lane, None],
+                torch.where(h == 0, 1.0, h),  # a lane without any step stays where it is
                 segment.y0[index, lane],
                 segment.y1[index, lane],
                 dense,

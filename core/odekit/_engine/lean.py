@@ -17,7 +17,9 @@ from odekit._engine.clock import (
     TINY,
     CountedField,
     Stop,
+    Unmapped,
     controlled_error,
+    is_hidden,
     repeat,
     stops_of,
 )
@@ -33,9 +35,19 @@ def integrate_lean(problem: Problem) -> Trajectory:
     run = _Run(problem, watch=False)
     run.to_end()
     trajectory = run.trajectory()
-    if run.status is Status.SUCCESS and not bool(torch.isfinite(trajectory.y).all()):
+    if run.status is Status.SUCCESS and not _is_finite(trajectory.y):
         return _diagnosed(problem, trajectory)
     return trajectory
+
+
+def _is_finite(y: Tensor) -> bool:
+    """Whether all of it is finite; taken for granted under ``vmap``, where none can be asked."""
+    try:
+        return bool(torch.isfinite(y).all())
+    except RuntimeError as error:
+        if is_hidden(error):
+            return True
+        raise
 
 
 def _diagnosed(problem: Problem, trajectory: Trajectory) -> Trajectory:
@@ -56,6 +68,13 @@ def _diagnosed(problem: Problem, trajectory: Trajectory) -> Trajectory:
 def _finite(step: Step) -> bool:
     parts = (step.y,) if step.error is None else (step.y, step.error)
     return all(bool(torch.isfinite(part).all()) for part in parts)
+
+
+READS = Unmapped(
+    "cannot map over steps that adapt to the values; give step_size=..., or drop vmap and solve "
+    "the whole batch with per_sample=True"
+)
+"""Around all that reads values of the state."""
 
 
 class _Run:
@@ -89,7 +108,7 @@ class _Run:
         now = self.clock(self.t)
         if self.memory is None:
             self.memory = solver.init(self.field.start, now, self.y)
-        with torch.no_grad():
+        with torch.no_grad(), READS:
             h, control = controller.init(solver, self.field.start, now, self.y, problem.t.detach())
         self.field.forget()
         stops = iter(others)
@@ -110,12 +129,13 @@ class _Run:
             trial = room if clipped else (self.t + h) - self.t
             step = solver.step(self.field, now, trial, self.y, self.memory)
             self.attempts += 1
-            with torch.no_grad():
+            with torch.no_grad(), READS:
                 decision = controller.decide(
                     solver, asked, self.y, step.y, controlled_error(problem, step), control
                 )
+                passes = self._passes(step, decision.accept)
             control = decision.state
-            if not self._passes(step, decision.accept):
+            if not passes:
                 if self.status is not Status.SUCCESS:
                     return
                 h = decision.h
