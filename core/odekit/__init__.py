@@ -42,6 +42,8 @@ from odekit.training import Fit, Trainer, fit
 
 if TYPE_CHECKING:
     from odekit.equations import Alternative, Equations, Term
+    from odekit.gradient_comparison import compare_gradients
+    from odekit.jacobian import flow_jacobian
     from odekit.many import discover_many
     from odekit.refined import Parameter, Refined
 
@@ -51,7 +53,9 @@ _LATE = {
     "Term": "equations",
     "Parameter": "refined",
     "Refined": "refined",
+    "compare_gradients": "gradient_comparison",
     "discover_many": "many",
+    "flow_jacobian": "jacobian",
 }
 
 
@@ -109,12 +113,14 @@ __all__ = [
     "UnknownNameError",
     "VectorField",
     "advance",
+    "compare_gradients",
     "components",
     "create",
     "discover",
     "discover_many",
     "error_norm",
     "fit",
+    "flow_jacobian",
     "postprocess",
     "refine",
     "solve",

@@ -34,7 +34,8 @@ class LiveBytes(TorchDispatchMode):
         >>> import torch
         >>> with LiveBytes() as memory:
         ...     kept = torch.zeros(10)
-        ...     _ = torch.ones(20) + 1
+        ...     dropped = torch.ones(20) + 1
+        ...     del dropped
         >>> memory.alive, memory.peak
         (40, 200)
     """

@@ -60,7 +60,7 @@ from odekit_gradients.backward import (
     refuse_forward_mode,
 )
 from odekit_gradients.drift import is_far
-from odekit_gradients.reach import pull_back, reachable
+from odekit_gradients.reach import look_behind, pull_back
 
 
 @final
@@ -103,8 +103,10 @@ class Adjoint(GradientMethod):
                 real field, parts that cannot serve a backward solve, or forward mode.
         """
         refuse_forward_mode(problem, "adjoint")
+        shared = True
         if torch.is_grad_enabled():
-            problem = replace(problem, params=reachable(problem))
+            params, shared = look_behind(problem)
+            problem = replace(problem, params=params)
         wanted = (problem.y0, problem.t, *problem.params)
         attach = torch.is_grad_enabled() and any(x.requires_grad for x in wanted)
         back = self._prepare(problem) if attach else problem
@@ -114,7 +116,8 @@ class Adjoint(GradientMethod):
         if not attach:
             return trajectory
         t = problem.t if problem.save == "times" else trajectory.t
-        how = _Backward(problem, back, integrate, self, bool(trajectory.status.any()))
+        failed = bool(trajectory.status.any())
+        how = _Backward(problem, back, integrate, self, failed, shared)
         y = _Backsolve.apply(  # type: ignore[no-untyped-call]
             how, trajectory.y, t, problem.y0, *problem.params
         )
@@ -150,6 +153,7 @@ class _Backward:
     integrate: Integrate
     options: Adjoint
     failed: bool
+    shared: bool
 
 
 class _Backsolve(torch.autograd.Function):
@@ -249,7 +253,7 @@ def _leg(
     end = how.integrate(
         replace(
             leg,
-            field=_augment(how.problem, shape, start, rate),
+            field=_augment(how, shape, start, rate),
             y0=z,
             controlled=2 * n if how.options.seminorm else None,
         )
@@ -273,9 +277,10 @@ def _spread(tolerance: Any, shape: torch.Size, count: int) -> Any:
     return torch.cat([part, part, part.min().expand(count)])
 
 
-def _augment(problem: Problem, shape: torch.Size, start: Any, rate: Any) -> FlatField:
+def _augment(how: _Backward, shape: torch.Size, start: Any, rate: Any) -> FlatField:
     """The field of ``z = (y, a, dL/dp)``, ``(2 n + P,)``; ``start + s rate`` is the true time."""
-    n, field, params = shape.numel(), problem.field, problem.params
+    problem, n = how.problem, shape.numel()
+    field, params = problem.field, problem.params
 
     def augmented(t: Tensor, z: Tensor) -> Tensor:
         y, a = z[:n].reshape(shape), z[n : 2 * n].reshape(shape)
@@ -288,7 +293,7 @@ def _augment(problem: Problem, shape: torch.Size, start: Any, rate: Any) -> Flat
             slope = field(t, y)
             if rate is not None:
                 slope = slope * rate.to(real(y).dtype)
-        grads = pull_back(slope, (y, *params), -a)
+        grads = pull_back(slope, (y, *params), -a, retain=how.shared)
         return torch.cat([part.reshape(-1).to(z.dtype) for part in (slope.detach(), *grads)])
 
     return augmented

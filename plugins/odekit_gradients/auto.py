@@ -123,8 +123,8 @@ def _can_be_checkpointed(problem: Problem) -> bool:
     )
 
 
-class _TooMuch(Exception):  # noqa: N818 - leaves the loop of a solve; nobody else sees it
-    """The budget will not do."""
+class _TooMuch(Exception):
+    """The budget will not do; raised and caught around one solve."""
 
 
 @final

@@ -36,8 +36,9 @@ from odekit import (
     Trait,
     Trajectory,
 )
+from odekit_gradients.backward import refuse_forward_mode
 from odekit_gradients.checkpoints import BLOCK, Recorder, split, tape_bytes
-from odekit_gradients.reach import pull_back, reachable
+from odekit_gradients.reach import look_behind, pull_back
 from odekit_gradients.retrace import Path, State
 
 FEW = 16
@@ -79,8 +80,11 @@ class Checkpointed(GradientMethod):
             IncompatibleError: dense output where gradients are wanted.
             ProblemError: the memory budget is too small for a single step.
         """
+        refuse_forward_mode(problem, "checkpointed")
+        shared = True
         if torch.is_grad_enabled():
-            problem = replace(problem, params=reachable(problem))
+            params, shared = look_behind(problem)
+            problem = replace(problem, params=params)
         wanted = (problem.y0, problem.t, *problem.params)
         attach = torch.is_grad_enabled() and any(x.requires_grad for x in wanted)
         if attach and problem.dense:
@@ -104,7 +108,7 @@ class Checkpointed(GradientMethod):
         with torch.no_grad():
             trajectory = integrate(detached)
         path = Path.of(problem, integrate, recorder.knots(), trajectory, recorder.structure)
-        plan = _Plan(path, recorder.every, room.slots, room.leaf(recorder.every))
+        plan = _Plan(path, recorder.every, room.slots, room.leaf(recorder.every), shared)
         used = recorder.blocks[: math.ceil(recorder.count / BLOCK)]
         stored = [part for block in used for part in block]
         width = len(stored) // max(len(used), 1)
@@ -187,12 +191,14 @@ class _Plan:
         every: a state is stored after each so many of them.
         slots: at most so many states at a time; None for no limit.
         leaf: steps on a graph at a time.
+        shared: whether calls of the field have part of a graph in common.
     """
 
     path: Path
     every: int
     slots: int | None
     leaf: int
+    shared: bool
 
 
 class _Retrace(torch.autograd.Function):
@@ -286,6 +292,7 @@ class _Sweep:
             [rows.values, *end.parts],
             (t, *begin.parts, *self.params),
             [self.grad_y[rows.index], *cotangent],
+            retain=self.plan.shared,
         )
         count = len(begin.parts)
         self.cotangent = found[1 : 1 + count]

@@ -43,7 +43,7 @@ from odekit import (
     Trajectory,
 )
 from odekit.trees import flatten, unflatten
-from odekit_gradients.reach import find_sources
+from odekit_gradients.reach import look_behind
 from odekit_gradients.recomputed import recompute
 from odekit_gradients.transforms import refuse_transforms
 
@@ -61,7 +61,7 @@ class Discrete(GradientMethod):
         refuse_transforms("discrete")
         if not torch.is_grad_enabled():
             return integrate(problem)
-        params, shared = _look_behind(problem)
+        params, shared = look_behind(problem)
         if not any(x.requires_grad for x in (problem.y0, problem.t, *params)):
             return integrate(problem)
         recalled = _Recalled(problem.solver, params, problem.y0.device.type, shared=shared)
@@ -198,33 +198,6 @@ class _Brought:
         count = len(self.step.dense)
         state = _close(values[count:], self.structure)
         return Step(y, self.step.error, state, tuple(values[:count]), self.step.failed)
-
-
-def _look_behind(problem: Problem) -> tuple[tuple[Tensor, ...], bool]:
-    """All parameters that the field depends on, and whether its calls share part of a graph.
-
-    They do behind a tensor that was computed before the solve.
-    """
-    t = problem.t.detach()[..., 0]
-    t = t[:, None] if t.dim() else t
-    with torch.enable_grad():
-        once, again = (problem.field(t, problem.y0.detach()) for _ in range(2))
-    known = {id(p): p for p in problem.params}
-    params = tuple((known | find_sources(once, problem.params)).values())
-    return params, not _nodes(once).isdisjoint(_nodes(again))
-
-
-def _nodes(value: Tensor) -> set[Any]:
-    """The nodes of the graph behind a tensor, those of leaves left out."""
-    seen: set[Any] = set()
-    waiting = [value.grad_fn]
-    while waiting:
-        node = waiting.pop()
-        if node is None or node in seen or type(node).__name__ == "AccumulateGrad":
-            continue
-        seen.add(node)
-        waiting += [following for following, _ in node.next_functions]
-    return seen
 
 
 def _autocast_dtype(device: str) -> torch.dtype | None:

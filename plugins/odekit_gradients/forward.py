@@ -46,13 +46,15 @@ from odekit import (
 )
 from odekit_gradients.backward import beside, refuse_forward_mode
 from odekit_gradients.beheld import Beheld
-from odekit_gradients.reach import reachable
+from odekit_gradients.reach import look_behind
 from odekit_gradients.tangents import Batching, Linearised, real_size, units
 
 
 @final
 class Forward(GradientMethod):
     """Solve for the sensitivities along with the state."""
+
+    for_few = True
 
     def solve(self, problem: Problem, integrate: Integrate) -> Trajectory:
         """Solve once, then attach one node that holds the sensitivities of the rows.
@@ -65,7 +67,7 @@ class Forward(GradientMethod):
         refuse_forward_mode(problem, "forward")
         if not torch.is_grad_enabled():
             return integrate(problem)
-        problem = replace(problem, params=reachable(problem))
+        problem = replace(problem, params=look_behind(problem)[0])
         if not any(x.requires_grad for x in (problem.y0, problem.t, *problem.params)):
             return integrate(problem)
         trajectory, tangents = _solve(problem, integrate)
@@ -102,10 +104,10 @@ class _Layout:
         """State ``(..., *shape)`` and sensitivities ``(..., m, *shape)``."""
         size = self.shape[-1] if self.per_sample else self.shape.numel()
         lead = z.shape[: -2 if self.per_sample else -1]
-        y = z[..., :size].reshape(*lead, *self.shape)
+        y = z[..., :size].reshape((*lead, *self.shape))
         if self.per_sample:
             return y, z[..., size:].reshape(*z.shape[:-1], self.count, size).transpose(-3, -2)
-        return y, z[..., size:].reshape(*lead, self.count, *self.shape)
+        return y, z[..., size:].reshape((*lead, self.count, *self.shape))
 
     def join(self, y: Tensor, tangents: Tensor) -> Tensor:
         """One tensor of a state and its sensitivities, without leading axes."""
@@ -186,7 +188,7 @@ def _first_tangents(problem: Problem) -> Tensor:
 
 def _augment(problem: Problem, layout: _Layout) -> FlatField:
     """The field of state and sensitivities together."""
-    field, params, mode = problem.field, problem.params, Batching()
+    field, params, mode = problem.field, problem.params, Batching("forward")
     y = problem.y0
     first = 0
     if y.requires_grad:
@@ -296,7 +298,8 @@ class _Contracted(torch.autograd.Function):
 def _in_lanes(x: Tensor, lead: int, per_sample: bool) -> Tensor:
     """Real numbers, ``(..., lanes, k)``, of states behind ``lead`` axes."""
     x = torch.view_as_real(x.resolve_conj()) if x.is_complex() else x
-    return x.reshape(*x.shape[:lead], x.shape[lead] if per_sample else 1, -1)
+    size = x.shape[lead + per_sample :].numel()
+    return x.reshape(*x.shape[:lead], x.shape[lead] if per_sample else 1, size)
 
 
 def _as(x: Tensor, shape: torch.Size, dtype: torch.dtype) -> Tensor:

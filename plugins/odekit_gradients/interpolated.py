@@ -59,7 +59,7 @@ from odekit_gradients.backward import (
     refuse_forward_mode,
 )
 from odekit_gradients.quadrature import compact, count_nodes, place_nodes
-from odekit_gradients.reach import pull_back, reachable
+from odekit_gradients.reach import look_behind, pull_back
 from odekit_gradients.stored import Stored, parts_of, restored
 
 BATCH = 64
@@ -99,7 +99,8 @@ class Interpolated(GradientMethod):
         refuse_forward_mode(problem, "interpolated")
         if not torch.is_grad_enabled():
             return integrate(problem)
-        problem = replace(problem, params=reachable(problem))
+        params, shared = look_behind(problem)
+        problem = replace(problem, params=params)
         start, times = problem.y0.detach(), problem.t.detach()
         plain = replace(problem, y0=start, t=times, params=())
         if not any(x.requires_grad for x in (problem.y0, problem.t, *problem.params)):
@@ -112,7 +113,7 @@ class Interpolated(GradientMethod):
             _check_dense(trajectory.dense)
         t = problem.t if problem.save == "times" else trajectory.t
         failed = bool(trajectory.status.any())
-        how = _Backward(problem, back, integrate, trajectory.dense is not None, failed)
+        how = _Backward(problem, back, integrate, trajectory.dense is not None, failed, shared)
         y = _Interpolated.apply(  # type: ignore[no-untyped-call]
             how, parts_of(trajectory.dense), trajectory.y, t, problem.y0, *problem.params
         )
@@ -128,6 +129,7 @@ class _Backward:
     integrate: Integrate
     dense: bool
     failed: bool
+    shared: bool
 
 
 class _Interpolated(torch.autograd.Function):
@@ -204,7 +206,7 @@ def _go_back(
         leg = how.integrate(
             replace(
                 how.back,
-                field=_adjoint_field(problem.field, stored),
+                field=_adjoint_field(how, stored),
                 y0=a,
                 t=torch.stack([late, early], -1),
                 controller=control,
@@ -216,22 +218,22 @@ def _go_back(
             nodes, weights = place_nodes(leg.dense.knots, knots, nodes_per_piece)
             shares = weights * ends.scale.reshape(-1) if nodes.dim() == 2 else weights * ends.scale
             look = _beside_one_another(stored, leg.dense)
-            _add(sums, params, problem.field, look, nodes, shares)
+            _add(sums, params, how, look, nodes, shares)
     if grad_t is not None:
         first = beside(problem, t, 0, 1)
         grad_t[..., 0] = -along(problem.field, first, y[0], a * ends.scale)
     return (a + ends.grad[0]) * ends.scale, grad_t, sums
 
 
-def _adjoint_field(field: FlatField, stored: Stored) -> FlatField:
+def _adjoint_field(how: _Backward, stored: Stored) -> FlatField:
     """``-a^T df/dy`` along the stored solution."""
 
     def backward(t: Tensor, a: Tensor) -> Tensor:
         y = stored.at(t).detach()
         with torch.enable_grad():
             y.requires_grad_()
-            slope = field(t, y)
-        return pull_back(slope, (y,), -a)[0]
+            slope = how.problem.field(t, y)
+        return pull_back(slope, (y,), -a, retain=how.shared)[0]
 
     return backward
 
@@ -248,7 +250,7 @@ def _beside_one_another(
 def _add(
     sums: list[Tensor],
     params: list[Tensor],
-    field: FlatField,
+    how: _Backward,
     look: Callable[[Tensor], tuple[Tensor, Tensor]],
     nodes: Tensor,
     weights: Tensor,
@@ -260,10 +262,11 @@ def _add(
             times, shares = times[..., None], shares[..., None]
         for t, share, y, a in zip(times, shares.to(real(states)), states, adjoints, strict=True):
             with torch.enable_grad():
-                slope = field(t, y)
+                slope = how.problem.field(t, y)
             # A lane without a step of its own here has no adjoint to look up.
             cotangent = torch.where(share != 0, a * share, 0)
-            for total, part in zip(sums, pull_back(slope, params, cotangent), strict=True):
+            found = pull_back(slope, params, cotangent, retain=how.shared)
+            for total, part in zip(sums, found, strict=True):
                 total += part
 
 

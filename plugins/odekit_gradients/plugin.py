@@ -32,6 +32,11 @@ def odekit_components() -> list[Component]:
             "odekit_gradients.forward:Forward",
             "exact, the sensitivities travel along, for few parameters",
         ),
+        (
+            "steady_state",
+            "odekit_gradients.steady_state:SteadyState",
+            "of a point of rest, by the implicit function theorem",
+        ),
     ]
     found.append(("auto", "odekit_gradients.auto:Auto", "the fastest exact one within a budget"))
     return [Component(Kind.GRADIENT, *each) for each in found]

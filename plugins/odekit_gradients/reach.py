@@ -42,13 +42,32 @@ def find_sources(value: Tensor, known: Sequence[Tensor] = ()) -> dict[int, Tenso
     return found
 
 
-def reachable(problem: Problem) -> tuple[Tensor, ...]:
-    """The parameters of the problem, and those that only a look at the field's graph finds."""
+def look_behind(problem: Problem) -> tuple[tuple[Tensor, ...], bool]:
+    """All tensors that the field depends on, and whether its calls share part of a graph.
+
+    The first are the parameters of the problem and those that only a look at the field's graph
+    finds. Calls share a graph behind a tensor that was computed before the solve.
+    """
     t = problem.t.detach()[..., 0]
+    t = t[:, None] if t.dim() else t
     with torch.enable_grad():
-        slope = problem.field(t[:, None] if t.dim() else t, problem.y0.detach())
+        once, again = (problem.field(t, problem.y0.detach()) for _ in range(2))
     known = {id(p): p for p in problem.params}
-    return tuple((known | find_sources(slope, problem.params)).values())
+    params = tuple((known | find_sources(once, problem.params)).values())
+    return params, not _nodes(once).isdisjoint(_nodes(again))
+
+
+def _nodes(value: Tensor) -> set[Any]:
+    """The nodes of the graph behind a tensor, those of leaves left out."""
+    seen: set[Any] = set()
+    waiting = [value.grad_fn]
+    while waiting:
+        node = waiting.pop()
+        if node is None or node in seen or type(node).__name__ == "AccumulateGrad":
+            continue
+        seen.add(node)
+        waiting += [following for following, _ in node.next_functions]
+    return seen
 
 
 def pull_back(
@@ -56,11 +75,13 @@ def pull_back(
     sources: Sequence[Tensor],
     cotangent: Tensor | Sequence[Tensor],
     *,
+    retain: bool = True,
     create_graph: bool = False,
 ) -> list[Tensor]:
     """The derivative of ``value`` by each source directly, times ``cotangent``; zeros if none.
 
-    Several values are taken together. The graph behind the sources is left as it was found.
+    Several values are taken together. The graph behind the sources is left as it was found; that
+    of the values themselves is freed unless it is to be retained.
     """
     values = [value] if isinstance(value, Tensor) else list(value)
     cotangents = [cotangent] if isinstance(cotangent, Tensor) else list(cotangent)
@@ -83,7 +104,7 @@ def pull_back(
                 values,
                 wanted,
                 cotangents,
-                retain_graph=True,
+                retain_graph=retain or create_graph or bool(computed),
                 create_graph=create_graph,
                 allow_unused=True,
                 materialize_grads=True,

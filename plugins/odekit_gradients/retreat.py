@@ -53,11 +53,19 @@ class Retreat:
         steps: the steps taken.
         params: what else gradients are wanted of.
         wants_t: whether the output times and the start time want theirs.
+        shared: whether calls of the field have part of a graph in common.
     """
 
     def __init__(
-        self, problem: Problem, steps: Footsteps, params: Sequence[Tensor], *, wants_t: bool
+        self,
+        problem: Problem,
+        steps: Footsteps,
+        params: Sequence[Tensor],
+        *,
+        wants_t: bool,
+        shared: bool,
     ) -> None:
+        self.shared = shared
         self.problem, self.solver, self.steps = problem, problem.solver, steps
         self.params, self.wants_t = list(params), wants_t
         self.shared = not problem.per_sample
@@ -173,7 +181,7 @@ class Retreat:
             kept, cotangents = _split(piece.active, cotangents, rows=walked.rows is not None)
         count = 3 + len(walked.leaves)
         sources = [walked.start, walked.shift, walked.t_rows, *walked.leaves, *self.params]
-        found = pull_back(values, sources, cotangents)
+        found = pull_back(values, sources, cotangents, retain=self.shared)
         for total, part in zip(self.grads, found[count:], strict=True):
             total += part
         if self.wants_t:

@@ -40,8 +40,9 @@ from odekit import (
     Trajectory,
 )
 from odekit.trees import Structure, flatten, unflatten
+from odekit_gradients.backward import refuse_forward_mode
 from odekit_gradients.footsteps import Footsteps, Watch
-from odekit_gradients.reach import reachable
+from odekit_gradients.reach import look_behind
 from odekit_gradients.retreat import Retreat
 
 
@@ -58,8 +59,11 @@ class Reversible(GradientMethod):
         Raises:
             IncompatibleError: dense output where gradients are wanted.
         """
+        refuse_forward_mode(problem, "reversible")
+        shared = True
         if torch.is_grad_enabled():
-            problem = replace(problem, params=reachable(problem))
+            params, shared = look_behind(problem)
+            problem = replace(problem, params=params)
         wanted = (problem.y0, problem.t, *problem.params)
         attach = torch.is_grad_enabled() and any(x.requires_grad for x in wanted)
         if problem.t.shape[-1] == 1:
@@ -75,7 +79,7 @@ class Reversible(GradientMethod):
                 return integrate(quiet)
             trajectory, steps, lost = _walk(quiet, integrate)
         leaves, structure = flatten(steps.packed())
-        how = _Back(problem, structure, lost, len(leaves))
+        how = _Back(problem, structure, lost, len(leaves), shared)
         t = problem.t if problem.save == "times" else trajectory.t
         y = _TakeBack.apply(  # type: ignore[no-untyped-call]
             how, trajectory.y, leaves, t, problem.y0, *problem.params
@@ -110,6 +114,7 @@ class _Back:
     structure: Structure
     lost: Tensor | None
     count: int
+    shared: bool
 
 
 class _TakeBack(torch.autograd.Function):
@@ -147,7 +152,7 @@ class _TakeBack(torch.autograd.Function):
             grad_y = torch.where(lost, 0, grad_y)
         _, _, _, wants_t, wants_y0, *wanted = ctx.needs_input_grad
         params = [p for p, asked in zip(how.problem.params, wanted, strict=True) if asked]
-        retreat = Retreat(how.problem, steps, params, wants_t=wants_t)
+        retreat = Retreat(how.problem, steps, params, wants_t=wants_t, shared=how.shared)
         grad_t, grad_y0, grads = retreat.run(grad_y)
         found = iter(grads)
         by_param = [next(found) if asked else None for asked in wanted]

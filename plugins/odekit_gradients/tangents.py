@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from typing import final
+from typing import NoReturn, final
 
 import torch
 from torch import Tensor
@@ -39,6 +39,9 @@ class Linearised:
         y: the point.
         params: what it is differentiated by beside the state.
         mode: how directions are taken; the same for all points of a solve.
+
+    Raises:
+        IncompatibleError: autograd does not differentiate the field twice.
     """
 
     def __init__(
@@ -51,6 +54,29 @@ class Linearised:
             self.cotangent = torch.zeros_like(value).requires_grad_()
             self.sent = pull_back(value, (y, *params), self.cotangent, create_graph=True)
         self.slope = value.detach()
+        if not mode.tested:
+            self._test(value, (y, *params))
+
+    def _test(self, value: Tensor, sources: Sequence[Tensor]) -> None:
+        """``u . (J v)`` against ``(J^T u) . v``, at the first point where both are finite.
+
+        Some operations forget where their derivative came from, and say nothing about it.
+        """
+        u, along = _some(value), [_some(x) for x in sources]
+        sent = pull_back(value, sources, u)
+        pairs = [(x, v[None]) for x, v in zip(self.sent, along, strict=True) if x.requires_grad]
+        pushed = torch.zeros_like(u)
+        if pairs:
+            pushed = self.mode.transpose(pairs, self.cotangent)[0]
+        one = sum(_dot(x, v) for x, v in zip(sent, along, strict=True))
+        other = _dot(pushed, u)
+        size = sum(_size(x) * _size(v) for x, v in zip(sent, along, strict=True))
+        size = size + _size(pushed) * _size(u)
+        if not bool(torch.isfinite(size)):
+            return
+        self.mode.tested = True
+        if abs(one - other) > torch.finfo(value.dtype).eps ** 0.5 * size:
+            self.mode.refuse("its derivative has no derivative")
 
     def push(self, v: Tensor, first: int = 0) -> Tensor:
         """The derivative in directions ``v`` of the state, ``(k, *y.shape)`` to the same.
@@ -61,7 +87,7 @@ class Linearised:
             self._push(v[i : i + CHUNK], i - first, min(i + CHUNK, len(v)) - first)
             for i in range(0, len(v), CHUNK)
         ]
-        return torch.cat(parts) if len(parts) != 1 else parts[0]
+        return v if not parts else parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def _push(self, v: Tensor, begin: int, end: int) -> Tensor:
         """Directions of which those from ``max(begin, 0)`` to ``end`` are of the parameters."""
@@ -83,10 +109,15 @@ class Batching:
     """All directions at once where `torch.vmap` allows it, else one after the other.
 
     The first call finds out, and what is found out holds for the rest of the solve.
+
+    Args:
+        name: of the gradient method, for messages.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, name: str) -> None:
+        self.name = name
         self.together: bool | None = None
+        self.tested = False
 
     def transpose(self, pairs: Sequence[tuple[Tensor, Tensor]], by: Tensor) -> Tensor:
         """The derivative of every ``x`` by the vector ``by``, times its ``(k, *x.shape)``.
@@ -111,11 +142,19 @@ class Batching:
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:
-            raise IncompatibleError(
-                "gradient='forward' needs a field that autograd can differentiate twice, and "
-                f"this one it cannot: {error}; use gradient='unrolled'"
-            ) from error
+            self.refuse(str(error), error)
         return torch.stack(rows)
+
+    def refuse(self, reason: str, cause: Exception | None = None) -> NoReturn:
+        """Say that the field will not do.
+
+        Raises:
+            IncompatibleError: always.
+        """
+        raise IncompatibleError(
+            f"gradient={self.name!r} needs a field that autograd differentiates twice, which "
+            f"fails: {reason}; use gradient='unrolled'"
+        ) from cause
 
     def _together(self, values: Sequence[Tensor], along: Sequence[Tensor], by: Tensor) -> Tensor:
         if self.together:
@@ -136,6 +175,24 @@ def _transpose(
         lead = along[0].shape[:1] if together else ()
         return by.new_zeros((*lead, *by.shape))
     return found
+
+
+def _some(like: Tensor) -> Tensor:
+    """Numbers without any symmetry, of that shape."""
+    real = like.dtype.to_real() if like.is_complex() else like.dtype
+    flat = torch.arange(1, real_size(like) + 1, dtype=real, device=like.device).cos()
+    if like.is_complex():
+        return torch.view_as_complex(flat.reshape(*like.shape, 2))
+    return flat.reshape(like.shape)
+
+
+def _dot(a: Tensor, b: Tensor) -> Tensor:
+    product = a.detach().conj() * b
+    return (product.real if product.is_complex() else product).sum().double()
+
+
+def _size(x: Tensor) -> Tensor:
+    return torch.linalg.vector_norm(x.detach()).double()
 
 
 def real_size(x: Tensor) -> int:

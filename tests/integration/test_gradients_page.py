@@ -80,7 +80,7 @@ def test_all_code_runs_and_prints_what_is_shown() -> None:
     wrong = []
     for block in find_blocks():
         printed = io.StringIO()
-        with contextlib.redirect_stdout(printed):
+        with contextlib.redirect_stdout(printed), torch.random.fork_rng():
             exec(compile(block.code, "docs/explanation/gradients.md", "exec"), namespace)
         wrong += differences(block.shown, printed.getvalue())
     assert not wrong, "\n".join(wrong)
@@ -165,6 +165,19 @@ def test_a_linear_constraint() -> None:
         assert_is(values, 1 / 2 - 2 / 27)
 
 
+def test_the_relaxation_cannot_be_run_backwards() -> None:
+    p = torch.tensor(1.0, dtype=F64, requires_grad=True)
+    b = torch.tensor([1.0, 0.0], dtype=F64)
+    couple = torch.tensor([[1.0, -1.0], [-1.0, 2.0]], dtype=F64)
+    first = torch.tensor([[1.0, 0.0], [0.0, 0.0]], dtype=F64)
+    x = odekit.solve(
+        lambda t, x: b - (couple + p * first) @ x, 0 * b, [0.0, 30.0], gradient="adjoint"
+    ).y[-1]
+    assert "and odekit warns" in PROSE
+    with pytest.warns(odekit.GradientWarning):
+        torch.autograd.grad(x[1] ** 2 / 2 + p**2 / 4, p)
+
+
 def test_the_heated_rod() -> None:
     shown = rows("adjoint rod")
     alpha, beta = 1 / 2 - 1, 5 / math.pi**2
@@ -238,10 +251,21 @@ def test_the_table_has_all_methods() -> None:
     assert method_table().keys() == installed
 
 
-@pytest.mark.parametrize("name", sorted(method_table()))
+def test_the_table_says_what_rest_is_worth() -> None:
+    differentiates, *_, twice = method_table()["steady_state"]
+    assert (differentiates, twice) == ("the state of rest", "no")
+    p = torch.tensor(8.0, dtype=F64, requires_grad=True)
+    y0 = torch.tensor(1.0, dtype=F64, requires_grad=True)
+    y = odekit.solve(lambda t, y: p - y**3, y0, [0.0, 10.0], gradient="steady_state").y[-1]
+    by_p, by_y0 = torch.autograd.grad(y, (p, y0), retain_graph=True, allow_unused=True)
+    assert float(by_p) == pytest.approx(1 / 12, rel=ROUNDING)  # of the cube root
+    assert by_y0 is None or float(by_y0) == 0
+    with pytest.raises(odekit.IncompatibleError, match="second derivatives"):
+        torch.autograd.grad(y, p, create_graph=True)
+
+
+@pytest.mark.parametrize("name", sorted(method_table().keys() - {"steady_state"}))
 def test_the_table_says_what_is_exact_and_what_has_second_derivatives(name: str) -> None:
-    if name == "steady_state":
-        pytest.skip("differentiates a state of rest, as in the page's linear constraint")
     solver: Any = "tsit5"
     if name == "reversible":
         solver = odekit.create("solver", "reversible", solver="tsit5")
@@ -288,3 +312,6 @@ def test_what_the_page_refers_to_exists() -> None:
     sources = set(re.findall(r"^(\d+)\. ", PAGE, re.M))
     cited = {n for group in re.findall(r"\[(\d+(?:, \d+)*)\]", PROSE) for n in group.split(", ")}
     assert cited == sources
+    names = set(re.findall(r"\bodekit\.(\w+)", PAGE))
+    assert {"solve", "create", "compare_gradients"} <= names
+    assert all(hasattr(odekit, name) for name in names)
