@@ -23,7 +23,7 @@ from odekit.trees import leaves_of
 
 
 @final
-class LiveBytes(TorchDispatchMode):
+class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """While it is entered, the bytes of the tensors that were made since.
 
     Attributes:
@@ -41,7 +41,7 @@ class LiveBytes(TorchDispatchMode):
     """
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.alive = self.peak = 0
         self._known: dict[int, Any] = {}
 

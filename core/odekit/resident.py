@@ -20,7 +20,8 @@ def resident_growth(work: Callable[[], Any], warm: Callable[[], Any]) -> int:
 
     The process is a copy of this one, so ``work`` may be any function. It runs on one thread.
     ``warm`` is run there first, something like ``work`` but small: code that is used for the first
-    time counts as memory as well.
+    time counts as memory as well. The growth is what the allocator asked of the system, which may
+    be twice what tensors hold.
 
     Raises:
         IncompatibleError: processes cannot be copied here, or not with a device in use.
@@ -28,7 +29,7 @@ def resident_growth(work: Callable[[], Any], warm: Callable[[], Any]) -> int:
     """
     if not sys.platform.startswith("linux"):
         raise IncompatibleError(f"processes=True needs Linux, this is {sys.platform}: leave it out")
-    if torch.cuda.is_available() and torch.cuda.is_initialized():
+    if torch.cuda.is_available() and torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         raise IncompatibleError(
             "processes=True cannot copy a process that uses a CUDA device: leave it out"
         )

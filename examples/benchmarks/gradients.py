@@ -1,4 +1,4 @@
-"""Gradient methods side by side: memory against steps, seconds of a training step, leaks, stiffness.
+"""Gradient methods side by side: memory, seconds of a training step, leaks, diffusion.
 
 Four parts, all by default or those that are named:
 
@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import gc
+import itertools
 import json
 import math
 import resource
@@ -31,7 +32,9 @@ from torch import Tensor, nn
 
 import odekit
 
-REVERSIBLE = {"solver": "reversible"}
+RESOLUTION = 256 * 1024
+"""Bytes below which an allocator hides a growth of the resident set."""
+
 PEERS = ("torchdiffeq.odeint", "torchdiffeq.odeint_adjoint")
 METHODS = (
     *("unrolled", "auto", "discrete", "checkpointed", "interpolated", "adjoint", "reversible"),
@@ -46,7 +49,7 @@ class Net(nn.Module):
         super().__init__()
         torch.manual_seed(0)
         layers: list[nn.Module] = []
-        for a, b in zip(widths, widths[1:], strict=False):
+        for a, b in itertools.pairwise(widths):
             layers += [nn.Linear(a, b), nn.Tanh()]
         self.net = nn.Sequential(*layers[:-1])
         with torch.no_grad():
@@ -54,6 +57,7 @@ class Net(nn.Module):
                 parameter.mul_(boost)
 
     def forward(self, t: Tensor, y: Tensor) -> Tensor:
+        """The slope, ``(..., dim)``."""
         return self.net(y)
 
 
@@ -93,7 +97,7 @@ def peak() -> int:
 
 
 def memory_cell(method: str, steps: int) -> dict[str, float]:
-    """Growth of the resident set by one solve and backward pass, after a warm-up of ten steps."""
+    """Growth of the resident set by one solve and backward pass, after a warm-up of two steps."""
     field = Net(16, 64, 16)
     y0, t = torch.randn(32, 16), torch.tensor([0.0, 10.0])
     sources = list(field.parameters())
@@ -103,7 +107,7 @@ def memory_cell(method: str, steps: int) -> dict[str, float]:
         flat_gradient(y.square().mean(), sources)
 
     for _ in range(3):
-        run(10)
+        run(2)
     gc.collect()
     before, start = peak(), time.process_time()
     run(steps)
@@ -111,9 +115,9 @@ def memory_cell(method: str, steps: int) -> dict[str, float]:
 
 
 def slope(steps: list[int], sizes: list[float]) -> float:
-    """The exponent of growth by least squares, memory below a page taken for one page."""
+    """The exponent of growth by least squares; what is below the resolution counts as that."""
     x = [math.log(n) for n in steps]
-    y = [math.log(max(size, 4096)) for size in sizes]
+    y = [math.log(max(size, RESOLUTION)) for size in sizes]
     mx, my = statistics.mean(x), statistics.mean(y)
     over = sum((a - mx) * (b - my) for a, b in zip(x, y, strict=True))
     return over / sum((a - mx) ** 2 for a in x)

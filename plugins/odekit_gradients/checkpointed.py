@@ -167,13 +167,11 @@ class _Room:
         return self._ratio
 
     def is_full(self, stored: int, every: int) -> bool:
-        """Whether every other state is to be dropped."""
-        if self.slots is None and stored < FEW and self.budget is None:
-            return False
-        ratio = self.ratio if self.slots is None else 0.0
-        if self.slots is not None:
-            return stored > self.slots
-        return stored > 2 * every * ratio
+        """Whether every other state is to be dropped: more would need more memory, not less."""
+        ratio = self.ratio if self.budget is not None or stored >= FEW else 0.0
+        if self.slots is not None and stored > self.slots:
+            return True
+        return stored >= FEW and stored > 2 * every * ratio
 
     def leaf(self, every: int) -> int:
         """How many steps are taken again in one go."""
@@ -227,7 +225,7 @@ class _Retrace(torch.autograd.Function):
         sources = (t, y0, *plan.path.problem.params)
         if torch.is_grad_enabled():  # create_graph=True: the answer needs a graph of its own
             rows, _ = plan.path.go(plan.path.start(y0), 0, plan.path.steps, t)
-            found = pull_back(rows.values, sources, grad_y[rows.index], create_graph=True)
+            found = pull_back(rows.values, sources, grad_y[rows.places], create_graph=True)
             found[1] = found[1] + grad_y[0]
         else:
             found = _Sweep(plan, t, y0, stored, grad_y).run()
@@ -291,7 +289,7 @@ class _Sweep:
         found = pull_back(
             [rows.values, *end.parts],
             (t, *begin.parts, *self.params),
-            [self.grad_y[rows.index], *cotangent],
+            [self.grad_y[rows.places], *cotangent],
             retain=self.plan.shared,
         )
         count = len(begin.parts)

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from odekit import Accepted, Problem
 from odekit.trees import Structure, flatten, leaves_of
+from odekit_gradients.tape import Gauge
 
 BLOCK = 64
 """States that are allocated together."""
@@ -65,7 +66,7 @@ class Recorder:
             self.taken.append(step.lanes)
             self.rank = self.rank + step.lanes
             due = step.lanes & (self.rank % self.every == 0)
-            for slot in (self.rank[due] // self.every - 1).unique().tolist():
+            for slot in sorted(set((self.rank[due] // self.every - 1).tolist())):
                 here = due & (self.rank == (slot + 1) * self.every)
                 self._store(slot, self._parts(step), here)
         while self.full(self.count, self.every):
@@ -101,10 +102,11 @@ class Recorder:
 
     def knots(self) -> Tensor:
         """Where steps began and ended: ``(S + 1,)``, or ``(lanes, S + 1)``."""
-        options: Any = {"dtype": torch.float64, "device": self.start.device}
         if self.lanes is None:
-            ends = torch.frombuffer(self.ends, dtype=torch.float64) if self.ends else []
-            return torch.cat([self.start[None], torch.as_tensor(ends, **options)])
+            if not self.ends:
+                return self.start[None]
+            ends = torch.frombuffer(self.ends, dtype=torch.float64)
+            return torch.cat([self.start[None], ends.to(self.start.device)])
         if not self.attempts:
             return self.start[:, None]
         times, taken = torch.stack(self.attempts, 1), torch.stack(self.taken, 1)
@@ -151,30 +153,24 @@ def _repetitions(blocks: int, slots: int) -> int:
 def tape_bytes(problem: Problem, *, with_memory: bool) -> tuple[int, int]:
     """Bytes of one stored state, and about as many as one step leaves on the graph.
 
-    Found by taking a step: what autograd saves, parameters left out, and a kilobyte for each of
-    them, which is what a node of the graph takes beside its tensors.
+    Found by taking a step and looking at its graph, parameters left out. Hooks on saved tensors
+    would do as well, were it not for fields that call ``torch.func.grad``, which refuses them.
     """
     y = problem.y0.detach().requires_grad_()
     begin, end = problem.t.detach()[..., 0], problem.t.detach()[..., -1]
     t = begin[:, None] if begin.dim() else begin
     h: Any = (end - begin) * 1e-3
     h = h.to(y.real.dtype)[:, None] if begin.dim() else float(h)
-    known = {p.untyped_storage().data_ptr() for p in problem.params}
-    saved: dict[int, int] = {}
-    count = 0
-
-    def note(x: Tensor) -> Tensor:
-        nonlocal count
-        count += 1
-        storage = x.untyped_storage()
-        if storage.data_ptr() not in known:
-            saved[storage.data_ptr()] = storage.nbytes()
-        return x
-
+    gauge = Gauge(problem.params)
     with torch.enable_grad():
         memory = problem.solver.init(problem.field, t, y)
-        with torch.autograd.graph.saved_tensors_hooks(note, lambda x: x):
-            problem.solver.step(problem.field, t, h, y, memory)
+        gauge.added(_tensors(memory))
+        step = problem.solver.step(problem.field, t, h, y, memory)
+    graph = gauge.added([step.y, *step.dense, *_tensors(step.state)])
     kept = leaves_of(memory) if with_memory else []
     state = sum(x.numel() * x.element_size() for x in (y, *kept))
-    return state, sum(saved.values()) + 1024 * max(count, 1)
+    return state, graph
+
+
+def _tensors(tree: Any) -> list[Tensor]:
+    return [x for x in leaves_of(tree) if isinstance(x, Tensor)]

@@ -52,10 +52,10 @@ class State:
 
 
 class Rows(NamedTuple):
-    """Rows of the solution: their values and their places, so that ``y[index]`` are the same."""
+    """Rows of the solution: their values and their places, so that ``y[places]`` are the same."""
 
     values: Tensor
-    index: tuple[Tensor, ...]
+    places: tuple[Tensor, ...]
 
 
 @dataclass(frozen=True)

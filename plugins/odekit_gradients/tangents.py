@@ -188,7 +188,8 @@ def _some(like: Tensor) -> Tensor:
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:
     product = a.detach().conj() * b
-    return (product.real if product.is_complex() else product).sum().double()
+    real: Tensor = product.real if product.is_complex() else product
+    return real.sum().double()
 
 
 def _size(x: Tensor) -> Tensor:

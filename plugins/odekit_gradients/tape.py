@@ -22,11 +22,15 @@ class Gauge:
 
     What had been reached before does not count again, so that parameters, and whatever they were
     computed from, do so at most the first time.
+
+    Args:
+        known: tensors that do not count at all, nor what they were computed from.
     """
 
-    def __init__(self) -> None:
-        self._nodes: set[Any] = set()
-        self._storages: set[int] = set()
+    def __init__(self, known: Iterable[Tensor] = ()) -> None:
+        known = list(known)
+        self._nodes: set[Any] = {x.grad_fn for x in known}
+        self._storages = {x.untyped_storage().data_ptr() for x in known}
         self._names: dict[type, tuple[str, ...]] = {}
 
     def added(self, tensors: Iterable[Tensor]) -> int:

@@ -198,13 +198,15 @@ class _Run:
         """What was reached."""
         device = self.y.device
         t, y, dense = self.emitter.finish()
-        counts = (self.attempts, self.accepted, self.attempts - self.accepted, self.field.calls)
+        rejected = self.attempts - self.accepted
+        counts = (self.attempts, self.accepted, rejected, self.field.calls)
+        attempts, accepted, rejects, calls = (repeat([count], device) for count in counts)
         return Trajectory(
             t=t,
             y=y,
             status=repeat([int(self.status)], device),
             reached=torch.tensor([self.t], dtype=torch.float64, device=device),
-            stats=Stats(*(repeat([count], device) for count in counts)),
+            stats=Stats(attempts, accepted, rejects, calls),
             dense=dense,
             last=self.y,
             memory=self.memory,

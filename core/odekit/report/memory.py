@@ -13,6 +13,9 @@ PLACES = tuple(
 )
 """Where a label may stand, in points from its dot; on the left as well, with its end there."""
 
+LEADER: dict[str, Any] = {"arrowstyle": "-", "color": SOFT, "linewidth": 0.6, "shrinkB": 4}
+"""The line to a label that stands far off."""
+
 
 def draw_memory(
     path: Path, methods: Sequence[str], size: Sequence[float], error: Sequence[float], floor: float
@@ -37,24 +40,30 @@ def draw_memory(
             axes.plot(x, y, "o", color=colour(i), markersize=8, markeredgecolor="white", zorder=3)
         left, right = min(size) / 3, max(size) * 3
         axes.set_xlim(left, right)
-        axes.set_ylim(min([*heights, low]) / 4, max(heights) * 6)
-        axes.axhline(low, color=SOFT, linewidth=0.8, linestyle=(0, (4, 3)), zorder=1)
-        axes.annotate(
-            "uncertainty of the reference",
-            (1.0, low),
-            xycoords=("axes fraction", "data"),
-            xytext=(-3, -3),
-            textcoords="offset points",
-            ha="right",
-            va="top",
-            fontsize=8,
-            color=SOFT,
-        )
+        near = low > min(heights) / 300
+        axes.set_ylim((low if near else min(heights)) / 5, max(heights) * 6)
+        if near:
+            _mark_uncertainty(axes, low)
         axes.set_xlabel("most memory in tensors at a time (bytes)")
         axes.set_ylabel("error of the gradient (relative)")
         _label(figure, axes, methods, size, heights)
 
     draw(path, 7.0, 4.6, fill)
+
+
+def _mark_uncertainty(axes: Any, low: float) -> None:
+    axes.axhline(low, color=SOFT, linewidth=0.8, linestyle=(0, (4, 3)), zorder=1)
+    axes.annotate(
+        "uncertainty of the reference",
+        (1.0, low),
+        xycoords=("axes fraction", "data"),
+        xytext=(-3, -3),
+        textcoords="offset points",
+        ha="right",
+        va="top",
+        fontsize=8,
+        color=SOFT,
+    )
 
 
 def _label(
@@ -83,7 +92,7 @@ def _label(
                     ha="center" if x == 0 else ("left" if side > 0 else "right"),
                     color=INK,
                     fontsize=9.5,
-                    arrowprops={"arrowstyle": "-", "color": SOFT, "linewidth": 0.6, "shrinkB": 4},
+                    arrowprops=LEADER if max(abs(x), abs(y)) > 14 else None,
                     zorder=4,
                 )
                 box = text.get_window_extent(renderer)
