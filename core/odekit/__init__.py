@@ -16,6 +16,7 @@ from odekit.errors import (
     BrokenPluginError,
     DataWarning,
     DiscoveryError,
+    GradientWarning,
     IncompatibleError,
     MissingDependencyError,
     NameConflictError,
@@ -30,7 +31,7 @@ from odekit.errors import (
 from odekit.field import DiffusionField, Field, SeparableField, State, VectorField
 from odekit.gradient import GradientMethod
 from odekit.postprocess import PostProcessor, discover, postprocess, refine
-from odekit.problem import Integrate, Problem, Trajectory
+from odekit.problem import Accepted, Integrate, Observer, Problem, Trajectory
 from odekit.registry import components, create
 from odekit.series import TimeSeries
 from odekit.solution import DenseOutput, Solution, Stats
@@ -41,6 +42,8 @@ from odekit.training import Fit, Trainer, fit
 
 if TYPE_CHECKING:
     from odekit.equations import Alternative, Equations, Term
+    from odekit.gradient_comparison import compare_gradients
+    from odekit.jacobian import flow_jacobian
     from odekit.many import discover_many
     from odekit.refined import Parameter, Refined
 
@@ -50,7 +53,9 @@ _LATE = {
     "Term": "equations",
     "Parameter": "refined",
     "Refined": "refined",
+    "compare_gradients": "gradient_comparison",
     "discover_many": "many",
+    "flow_jacobian": "jacobian",
 }
 
 
@@ -62,6 +67,7 @@ def __getattr__(name: str) -> Any:
 
 
 __all__ = [
+    "Accepted",
     "Alternative",
     "BrokenPluginError",
     "ButcherTableau",
@@ -75,10 +81,12 @@ __all__ = [
     "Fit",
     "FlatField",
     "GradientMethod",
+    "GradientWarning",
     "IncompatibleError",
     "Integrate",
     "MissingDependencyError",
     "NameConflictError",
+    "Observer",
     "OdekitError",
     "Parameter",
     "PluginError",
@@ -105,12 +113,14 @@ __all__ = [
     "UnknownNameError",
     "VectorField",
     "advance",
+    "compare_gradients",
     "components",
     "create",
     "discover",
     "discover_many",
     "error_norm",
     "fit",
+    "flow_jacobian",
     "postprocess",
     "refine",
     "solve",

@@ -38,7 +38,7 @@ class StepDoubling(Solver):
         self.error_order = solver.order + 1  # type: ignore[misc]
         self.dense_order = solver.dense_order  # type: ignore[misc]
         # What holds of steps of one length need not hold of steps that adapt.
-        kept = solver.traits & (Trait.FSAL | Trait.IMPLICIT)
+        kept = solver.traits & (Trait.FSAL | Trait.IMPLICIT | Trait.ONE_STEP)
         self.traits = kept | Trait.ERROR_ESTIMATE  # type: ignore[misc]
 
     def init(self, field: FlatField, t: Tensor, y: Tensor) -> Any:

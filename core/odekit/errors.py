@@ -22,6 +22,7 @@ class Status(enum.IntEnum):
     STEP_TOO_SMALL = 2
     NON_FINITE = 3
     STEP_FAILED = 4
+    NOT_AT_REST = 5
 
     @property
     def advice(self) -> str:
@@ -40,6 +41,7 @@ _MEANING = {
     Status.STEP_TOO_SMALL: "step too small",
     Status.NON_FINITE: "field not finite",
     Status.STEP_FAILED: "the solver could not complete a step",
+    Status.NOT_AT_REST: "no stable point of rest found",
 }
 
 _ADVICE = {
@@ -57,6 +59,11 @@ _ADVICE = {
         "smaller steps"
     ),
     Status.STEP_FAILED: "take smaller steps or loosen the solver's own tolerance",
+    Status.NOT_AT_REST: (
+        "let t run on until the state rests within tolerance; where something is conserved, or the "
+        "state is driven or unstable, differentiate the solve itself, as gradient='checkpointed' "
+        "does"
+    ),
 }
 
 
@@ -115,6 +122,10 @@ class PluginWarning(UserWarning):
 
 class DataWarning(UserWarning):
     """The data were changed on the way in: sorted, for example, or a column left out."""
+
+
+class GradientWarning(UserWarning):
+    """A gradient is probably wrong, and which method to take instead."""
 
 
 class DiscoveryError(OdekitError, RuntimeError):

@@ -14,9 +14,14 @@ class GradientMethod(ABC):
 
     Attributes:
         solver_needs: traits without which the method cannot work.
+        solver_advice: what to type where the solver lacks them.
+        for_few: whether its cost grows with how many numbers ask for gradients.
     """
 
     solver_needs: ClassVar[Trait] = Trait.NONE
+    solver_advice: ClassVar[str] = "another solver"
+    at_rest: ClassVar[bool] = False
+    for_few: ClassVar[bool] = False
 
     @abstractmethod
     def solve(self, problem: Problem, integrate: Integrate) -> Trajectory:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 from torch import Tensor
 
@@ -16,6 +16,27 @@ from odekit.controller import StepController
 from odekit.errors import SolveError, Status
 from odekit.solution import DenseOutput, Stats
 from odekit.solver import FlatField, Solver
+
+
+class Accepted(NamedTuple):
+    """One accepted step, as an observer sees it: where the next step starts.
+
+    Attributes:
+        t: the time that the step is recorded to end at, a float, or ``(lanes,)``.
+        y: the state there.
+        memory: the solver's memory there.
+        lanes: ``(lanes,)`` of bool, who took the step; None with a shared step size.
+        jump: whether the field jumps there, so that the solver starts afresh.
+    """
+
+    t: Any
+    y: Tensor
+    memory: Any
+    lanes: Tensor | None = None
+    jump: Any = False
+
+
+Observer: TypeAlias = Callable[[Accepted], None]
 
 
 @dataclass(frozen=True)
@@ -32,6 +53,9 @@ class Problem:
         atol: absolute tolerance, likewise.
         per_sample: every lane has its own step size.
         params: tensors beside ``y0`` and ``t`` that gradients must reach.
+        memory: the solver's memory at the start, where this goes on from an earlier solve; None
+            to begin afresh.
+        observer: told of every accepted step.
         max_steps: attempts allowed per lane.
         save: rows at the output times, or at every accepted step.
         dense: keep what `DenseOutput` needs.
@@ -47,6 +71,8 @@ class Problem:
     atol: Any = 1e-8
     per_sample: bool = False
     params: tuple[Tensor, ...] = ()
+    memory: Any = None
+    observer: Observer | None = None
     max_steps: int = 10_000
     save: Literal["times", "steps"] = "times"
     dense: bool = False
@@ -64,6 +90,8 @@ class Trajectory:
         reached: ``(lanes,)``, float64, the time up to which the solve is good.
         stats: counts per lane.
         dense: dense output, when asked for.
+        last: the state where the solve ended, like ``y0``.
+        memory: the solver's memory there, with which another solve goes on from ``last``.
     """
 
     t: Tensor
@@ -72,6 +100,8 @@ class Trajectory:
     reached: Tensor
     stats: Stats
     dense: DenseOutput | None = None
+    last: Tensor | None = None
+    memory: Any = None
 
     def failure(self, what: str = "the solve") -> SolveError | None:
         """The exception that describes the first lane that failed, or None."""

@@ -16,19 +16,21 @@ from odekit.solver import Segment, Solver
 
 @dataclass(frozen=True)
 class Stats:
-    """Work done, each an integer tensor ``(lanes,)``.
+    """Work done: integer tensors ``(lanes,)``, and the method that gradients go by.
 
     Attributes:
         attempts: steps tried.
         accepted: steps kept.
         rejected: steps thrown away.
         evaluations: calls of the field that this lane needed.
+        gradient: name of the gradient method; where that one picked another, of its choice.
     """
 
     attempts: Tensor
     accepted: Tensor
     rejected: Tensor
     evaluations: Tensor
+    gradient: str = ""
 
 
 @dataclass(frozen=True)

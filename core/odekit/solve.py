@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 import types
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from odekit._engine.check import check_counts, check_field, check_state, check_times, tensors_of
+from odekit._engine.clock import is_differentiated
 from odekit._engine.lanes import integrate_lanes
 from odekit._engine.layout import Layout
 from odekit._engine.lean import integrate_lean
@@ -54,8 +56,12 @@ def solve(
         t: output times, strictly monotone in either direction; ``t[0]`` is the start. ``(n,)``,
             or ``(lanes, n)`` with ``per_sample``.
         solver: name or instance; ``odekit.components("solver")`` lists the names.
-        gradient: how gradients are computed. ``"unrolled"`` differentiates the steps taken;
-            ``"adjoint"`` solves a second equation backwards in constant memory.
+        gradient: how gradients are computed, from the fastest to the leanest: ``"unrolled"``
+            differentiates the steps taken; ``"discrete"`` and ``"checkpointed"`` give the same
+            numbers in less memory, by taking the steps again; ``"interpolated"`` and
+            ``"adjoint"`` solve a second equation backwards and are right up to the tolerance;
+            ``"reversible"`` needs no memory and a reversible solver; ``"forward"`` is for few
+            parameters; ``"auto"`` chooses. `odekit.compare_gradients` measures them.
         controller: step-size control, ``"integral"`` by default; ``"fixed"`` without a
             ``step_size`` takes one step from each output time to the next.
         args: handed to the field; tensors in it receive gradients.
@@ -94,7 +100,7 @@ def solve(
     lifted = field.lift(y0) if isinstance(field, Field) else y0
     leaves = check_state(lifted, per_sample=per_sample)
     times = check_times(t, leaves[0], per_sample=per_sample)
-    if save == "steps" and times.requires_grad and torch.is_grad_enabled():
+    if save == "steps" and is_differentiated(times):
         raise IncompatibleError(
             "save='steps' returns times of the controller's choice, through which no gradient "
             "reaches t; use save='times', or give t.detach()"
@@ -120,9 +126,23 @@ def solve(
         save=save,
         dense=dense,
     )
-    trajectory = method.solve(problem, _integrate)
+    trajectory = _signed(method.solve(problem, _integrate), gradient)
     shared = per_sample and save == "times" and _rank(t) < 2
     return _wrap_up(trajectory, field, layout, shared_times=shared, throw=throw)
+
+
+def _signed(trajectory: Trajectory, gradient: str | GradientMethod) -> Trajectory:
+    """The trajectory with the name of the gradient method, unless that has put one there."""
+    if trajectory.stats.gradient:
+        return trajectory
+    return replace(trajectory, stats=replace(trajectory.stats, gradient=name_of(gradient)))
+
+
+def name_of(gradient: str | GradientMethod) -> str:
+    """The name of a gradient method, for an instance that of its class in lower case."""
+    if isinstance(gradient, str):
+        return gradient
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", type(gradient).__name__).lower()
 
 
 def _rank(t: Any) -> int:
@@ -174,7 +194,7 @@ def _check_traits(solver: Solver, controller: StepController, method: GradientMe
     if method.solver_needs not in solver.traits:
         raise IncompatibleError(
             f"gradient {type(method).__name__} needs a solver with {method.solver_needs}, which "
-            f"{name} is not; use gradient='unrolled', or another solver"
+            f"{name} is not; use gradient='unrolled', or {method.solver_advice}"
         )
 
 
@@ -221,16 +241,20 @@ def parameters_of(field: Any) -> list[Tensor]:
 
     Looks into modules, bound methods, partial applications, and what a function closes over.
     """
+    return [x for x in tensors_behind(field) if x.requires_grad]
+
+
+def tensors_behind(field: Any) -> list[Tensor]:
+    """Every tensor that is found there, constants included; some may come twice."""
     return list(_search(field, depth=0))
 
 
 def _search(thing: Any, depth: int) -> Iterator[Tensor]:
     if isinstance(thing, nn.Module):
-        yield from (p for p in thing.parameters() if p.requires_grad)
-        yield from (b for b in thing.buffers() if b.requires_grad)
+        yield from thing.parameters()
+        yield from thing.buffers()
     elif isinstance(thing, Tensor):
-        if thing.requires_grad:
-            yield thing
+        yield thing
     elif depth < 4 and not isinstance(thing, type | types.ModuleType):
         if isinstance(thing, functools.partial):
             inner: Iterable[Any] = (thing.func, *thing.args, *thing.keywords.values())

@@ -28,7 +28,12 @@ FlatField: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 
 
 class Trait(enum.Flag):
-    """What a solver claims to be; the conformance kit holds each claim to the test."""
+    """What a solver claims to be; the conformance kit holds each claim to the test.
+
+    ``ONE_STEP``: the memory follows from time and state alone, so that ``init`` at the end of a
+    step gives what the step left behind, and a solve can go on from a stored state.
+    ``REVERSIBLE``: ``reverse`` gives back the numbers from which a step started.
+    """
 
     NONE = 0
     ERROR_ESTIMATE = enum.auto()
@@ -37,6 +42,7 @@ class Trait(enum.Flag):
     SYMPLECTIC = enum.auto()
     STOCHASTIC = enum.auto()
     FSAL = enum.auto()
+    ONE_STEP = enum.auto()
 
 
 class Step(NamedTuple):
@@ -98,6 +104,16 @@ class Solver(ABC):
     @abstractmethod
     def step(self, field: FlatField, t: Tensor, h: Any, y: Tensor, state: Any) -> Step:
         """Attempt ``t`` to ``t + h``. Pure: writes nothing on ``self``, reads no value back."""
+
+    def reverse(
+        self, field: FlatField, t: Tensor, h: Any, y: Tensor, state: Any
+    ) -> tuple[Tensor, Any]:
+        """State and memory before the step that led from ``t`` to ``y`` at ``t + h``.
+
+        Only solvers with `Trait.REVERSIBLE` can; by default by a step of ``-h``.
+        """
+        back = self.step(field, t + h, -h, y, state)
+        return back.y, back.state
 
     def complete(
         self, field: FlatField, t: Tensor, h: Any, y: Tensor, step: Step

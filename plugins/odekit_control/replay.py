@@ -21,12 +21,13 @@ class Replay(StepController):
     Args:
         times: the ends of the steps, start included: ``(S + 1,)`` with a shared step size,
             ``(lanes, S + 1)`` per sample, where lanes with fewer steps repeat their end.
+        jump_times: those of them at which the field jumps.
 
     Raises:
         ProblemError: fewer than two times, or not monotone.
     """
 
-    def __init__(self, times: Any) -> None:
+    def __init__(self, times: Any, jump_times: tuple[float, ...] = ()) -> None:
         times = torch.as_tensor(times, dtype=torch.float64).detach()
         steps = times.diff(dim=-1)
         if times.dim() not in (1, 2) or steps.shape[-1] == 0:
@@ -35,7 +36,7 @@ class Replay(StepController):
             )
         if not (bool((steps >= 0).all()) or bool((steps <= 0).all())):
             raise ProblemError("times must be monotone: the ends of accepted steps in order")
-        self.times = times
+        self.times, self.jump_times = times, tuple(jump_times)
 
     @classmethod
     def of(cls, solution: Solution) -> Replay:

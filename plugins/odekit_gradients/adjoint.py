@@ -4,19 +4,22 @@ For a loss ``L(y(t_0), ..., y(t_n))`` the adjoint ``a(t) = dL/dy(t)`` obeys
 ``da/dt = -a^T df/dy`` between output times, jumps by ``dL/dy(t_i)`` at each of them, and the
 parameter gradient is ``dL/dp = integral of a^T df/dp dt``. Output times get
 ``dL/dt_i = dL/dy(t_i) f(t_i, y_i)`` and the start ``-a(t_0) f(t_0, y_0)``. The state is
-integrated again on the way back, from each stored output to the one before it, so nothing of
-the forward solve is kept except its outputs.
+integrated again on the way back, by default from each stored output to the one before it, so
+nothing of the forward solve is kept except its outputs.
 
 The price is exactness: this is the gradient of the true flow, not of the numbers computed, and
-it is right only up to the tolerance. Where the two must agree use ``unrolled``; on strongly
-dissipative systems avoid this method, for their state cannot be recovered backwards.
+it is right only up to the tolerance. Where the two must agree use ``checkpointed``. A strongly
+dissipative system forgets where it came from, so its state cannot be recovered backwards: the
+backward solve fails, or arrives somewhere else and says so by a `GradientWarning`. There
+``interpolated`` is right, at the price of the forward solve's dense output.
 
 With a step size per sample the backward solve still takes one step for all samples, because a
 parameter gradient per sample would not fit in memory. Where the output times differ, each
 sample runs through its own interval in a time of its own, at most as fast as the true one.
 
 Shapes: the backward state is one vector, ``(2 numel(y) + P,)``.
-Units: ``a`` is loss per state, a parameter gradient loss per parameter.
+Units: ``a`` is loss per state, a parameter gradient loss per parameter. Their equations are
+    linear, so cotangents are divided by the largest of them, and ``atol`` is a part of that.
 Source: L. S. Pontryagin et al., "The Mathematical Theory of Optimal Processes", 1962; for
     networks R. T. Q. Chen et al., "Neural Ordinary Differential Equations", NeurIPS 2018,
     arXiv:1806.07366. Keeping parameters out of the error norm: P. Kidger, R. T. Q. Chen,
@@ -25,14 +28,39 @@ Source: L. S. Pontryagin et al., "The Mathematical Theory of Optimal Processes",
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass, replace
-from typing import Any, final
+from typing import Any, Literal, final
 
 import torch
 from torch import Tensor
 
-from odekit import FlatField, GradientMethod, IncompatibleError, Integrate, Problem, Trajectory
-from odekit_gradients.reach import find_sources, pull_back
+from odekit import (
+    FlatField,
+    GradientMethod,
+    GradientWarning,
+    IncompatibleError,
+    Integrate,
+    Problem,
+    ProblemError,
+    SolveError,
+    Solver,
+    StepController,
+    Trajectory,
+)
+from odekit_gradients.backward import (
+    BackwardSolve,
+    Ends,
+    along,
+    beside,
+    continued,
+    find_ends,
+    not_a_number,
+    real,
+    refuse_forward_mode,
+)
+from odekit_gradients.drift import is_far
+from odekit_gradients.reach import look_behind, pull_back
 
 
 @final
@@ -44,37 +72,76 @@ class Adjoint(GradientMethod):
             is a mere integral, so the steps it would ask for buy nothing; fewer evaluations.
         rtol: relative tolerance of the backward solve; None for that of the forward solve.
         atol: absolute tolerance of the backward solve; None for that of the forward solve.
+        solver: of the backward solve, name or instance; None for that of the forward solve.
+        controller: of the backward solve, name or instance; None for that of the forward solve.
+        restart: ``"outputs"`` takes the state from the solution at every output time; None
+            integrates it all the way back, as where the outputs are not to be relied on.
+
+    Raises:
+        ProblemError: another word for ``restart``.
     """
 
     def __init__(
-        self, seminorm: bool = True, rtol: float | None = None, atol: float | None = None
+        self,
+        seminorm: bool = True,
+        rtol: float | None = None,
+        atol: float | None = None,
+        solver: str | Solver | None = None,
+        controller: str | StepController | None = None,
+        restart: Literal["outputs"] | None = "outputs",
     ) -> None:
-        self.seminorm, self.rtol, self.atol = seminorm, rtol, atol
+        if restart not in ("outputs", None):
+            raise ProblemError(f"restart must be 'outputs' or None, got {restart!r}")
+        self.seminorm, self.restart = seminorm, restart
+        self.options = BackwardSolve("adjoint", solver, controller, rtol, atol)
 
     def solve(self, problem: Problem, integrate: Integrate) -> Trajectory:
         """Solve without a graph, then attach one node that runs the adjoint when asked.
 
         Raises:
-            IncompatibleError: dense output where gradients are wanted, or a complex parameter
-                of a real field.
+            IncompatibleError: dense output where gradients are wanted, a complex parameter of a
+                real field, parts that cannot serve a backward solve, or forward mode.
         """
+        refuse_forward_mode(problem, "adjoint")
+        shared = True
         if torch.is_grad_enabled():
-            problem = replace(problem, params=_all_params(problem))
+            params, shared = look_behind(problem)
+            problem = replace(problem, params=params)
         wanted = (problem.y0, problem.t, *problem.params)
         attach = torch.is_grad_enabled() and any(x.requires_grad for x in wanted)
-        if attach:
-            _check(problem)
+        back = self._prepare(problem) if attach else problem
         with torch.no_grad():
             detached = replace(problem, y0=problem.y0.detach(), t=problem.t.detach(), params=())
             trajectory = integrate(detached)
-        if not attach or len(trajectory.y) == 1:
+        if not attach:
             return trajectory
         t = problem.t if problem.save == "times" else trajectory.t
-        how = _Backward(problem, integrate, self, bool(trajectory.status.any()))
+        failed = bool(trajectory.status.any())
+        how = _Backward(problem, back, integrate, self, failed, shared)
         y = _Backsolve.apply(  # type: ignore[no-untyped-call]
             how, trajectory.y, t, problem.y0, *problem.params
         )
         return replace(trajectory, y=y, t=t)
+
+    def _prepare(self, problem: Problem) -> Problem:
+        if not problem.y0.is_complex() and any(p.is_complex() for p in problem.params):
+            raise IncompatibleError(
+                "gradient='adjoint' cannot carry a complex parameter beside a real state; make y0 "
+                "complex, or use gradient='interpolated' or 'unrolled'"
+            )
+        back = self.options.prepare(problem, resized=True)
+        jumps = {*back.controller.jump_times, *problem.controller.jump_times}
+        if problem.per_sample and (back.controller.step_times or jumps):
+            rows = problem.t.detach()
+            apart = problem.save == "steps" and len(rows) > 1
+            if apart or not bool((rows == rows[:1]).all()):
+                raise IncompatibleError(
+                    "gradient='adjoint' cannot keep step_times or jump_times where output times "
+                    "differ from sample to sample; use gradient='interpolated' or 'unrolled'"
+                )
+        count = sum(p.numel() for p in problem.params)
+        rtol, atol = (_spread(x, problem.y0.shape, count) for x in (back.rtol, back.atol))
+        return replace(back, rtol=rtol, atol=atol, per_sample=False)
 
 
 @dataclass(frozen=True)
@@ -82,9 +149,11 @@ class _Backward:
     """What the backward pass needs to know, beside tensors."""
 
     problem: Problem
+    back: Problem
     integrate: Integrate
     options: Adjoint
     failed: bool
+    shared: bool
 
 
 class _Backsolve(torch.autograd.Function):
@@ -108,116 +177,96 @@ class _Backsolve(torch.autograd.Function):
         # holds the tensors of ``problem.params``, so those are what it is differentiated by.
         y, t, *_ = ctx.saved_tensors
         how: _Backward = ctx.how
-        field, params = how.problem.field, how.problem.params
-        y, grad_y, still, last = _reached(y, grad_y, how)
-        a = grad_y[last]
-        grad_p = torch.zeros(sum(p.numel() for p in params), dtype=y.dtype, device=y.device)
-        grad_t = torch.zeros_like(t) if ctx.needs_input_grad[2] else None
-        for i in range(last, 0, -1):
-            if grad_t is not None:
-                grad_t[..., i] = _along(field, _beside(how, t, i, -1), y[i], grad_y[i])
-            a, grad_p = _leg(how, t[..., i], t[..., i - 1], y[i], still[i], a, grad_p)
-            if i > 1:
-                a = a + grad_y[i - 1]
-        if grad_t is not None:
-            grad_t[..., 0] = -_along(field, _beside(how, t, 0, 1), y[0], a)
+        params = how.problem.params
+        ends = find_ends(
+            y, grad_y, per_sample=how.problem.per_sample, failed=how.failed, one_scale=True
+        )
+        if not ends.finite:
+            return (None, None, *not_a_number(t, y[0], *params))
+        clock = torch.zeros_like(t) if ctx.needs_input_grad[2] else None
+        a, grad_t, grad_p = _go_back(how, ends, t, clock)
+        parts = torch.split(grad_p, [p.numel() for p in params]) if params else ()
         grads = [
             _real_like(part, p).reshape(p.shape).to(p.dtype)
-            for part, p in zip(
-                torch.split(grad_p, [p.numel() for p in params]), params, strict=True
-            )
+            for part, p in zip(parts, params, strict=True)
         ]
-        return None, None, grad_t, a + grad_y[0] if last else a, *grads
+        return None, None, grad_t, a, *grads
 
 
-def _all_params(problem: Problem) -> tuple[Tensor, ...]:
-    """The parameters of the problem, and those that only a look at the field's graph finds."""
-    t = problem.t.detach()[..., 0]
-    with torch.enable_grad():
-        slope = problem.field(t[:, None] if t.dim() else t, problem.y0.detach())
-    known = {id(p): p for p in problem.params}
-    return tuple((known | find_sources(slope, problem.params)).values())
-
-
-def _check(problem: Problem) -> None:
-    if problem.dense:
-        raise IncompatibleError(
-            "gradient='adjoint' keeps only the output times, so solution(t) would carry no "
-            "gradient; use gradient='unrolled', add the times to t, or leave out dense=True"
+def _go_back(
+    how: _Backward, ends: Ends, t: Tensor, grad_t: Tensor | None
+) -> tuple[Tensor, Tensor | None, Tensor]:
+    """Gradients by the start, the output times if asked for, and the parameters as one vector."""
+    problem, y, field = how.problem, ends.y, how.problem.field
+    a = torch.zeros_like(y[0])
+    grad_p = y.new_zeros(sum(p.numel() for p in problem.params))
+    if not ends.last:
+        return a + ends.grad[0] * ends.scale, grad_t, grad_p
+    control = continued(how.back, problem.controller.jump_times)
+    state, drifted = y[ends.last], False
+    for i in range(ends.last, 0, -1):
+        if grad_t is not None:
+            grad = ends.grad[i] * ends.scale
+            grad_t[..., i] = along(field, beside(problem, t, i, -1), y[i], grad)
+        a = a + ends.grad[i]
+        if how.options.restart == "outputs":
+            state = y[i]
+        elif how.failed and problem.per_sample and i < ends.last:  # lanes that join only now
+            state = torch.where(ends.lost[i + 1][:, None], y[i], state)
+        leg = replace(how.back, controller=control, t=torch.stack([t[..., i], t[..., i - 1]]))
+        state, a, grad_p = _leg(how, leg, ends.lost[i], (state, a, grad_p))
+        drifted = drifted or is_far(problem, control.inner, state, y[i - 1])
+    if drifted:
+        warnings.warn(
+            "gradient='adjoint': the state recovered on the way back is far from the solution, so "
+            "this gradient is probably wrong, as it is on systems that forget where they came "
+            "from; use gradient='interpolated' or 'checkpointed'",
+            GradientWarning,
+            stacklevel=2,
         )
-    if not problem.y0.is_complex() and any(p.is_complex() for p in problem.params):
-        raise IncompatibleError(
-            "gradient='adjoint' cannot carry a complex parameter beside a real state; make y0 "
-            "complex, or use gradient='unrolled'"
-        )
-
-
-def _reached(y: Tensor, grad_y: Tensor, how: _Backward) -> tuple[Tensor, Tensor, Tensor, int]:
-    """Rows and cotangents without what was not reached, where that is, and the last row to use.
-
-    The third is ``(n, lanes)`` of bool, with one column for a shared step size.
-    """
-    lanes = y.shape[1] if how.problem.per_sample else 1
-    lost = torch.zeros(len(y), lanes, dtype=torch.bool, device=y.device)
-    if how.failed:
-        good = torch.isfinite(y).reshape(len(y), lanes, -1).all(-1)
-        lost = good.long().cumprod(0) == 0
-        wide = lost if how.problem.per_sample else lost[:, 0]
-        wide = wide.reshape(*wide.shape, *(1,) * (y.dim() - wide.dim()))
-        y, grad_y = torch.where(wide, y[0], y), torch.where(wide, 0, grad_y)
-    return y, grad_y, lost, max(int((~lost).any(1).sum()) - 1, 0)
+    if grad_t is not None:
+        grad_t[..., 0] = -along(field, beside(problem, t, 0, 1), y[0], a * ends.scale)
+    return (a + ends.grad[0]) * ends.scale, grad_t, grad_p * ends.scale
 
 
 def _leg(
-    how: _Backward,
-    late: Tensor,
-    early: Tensor,
-    y: Tensor,
-    still: Tensor,
-    a: Tensor,
-    grad_p: Tensor,
-) -> tuple[Tensor, Tensor]:
-    """The adjoint and the parameter gradient, carried from the time ``late`` to ``early``.
+    how: _Backward, leg: Problem, still: Tensor, parts: tuple[Tensor, Tensor, Tensor]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """State, adjoint and parameter gradient at the end of ``leg``, from those at its start.
 
-    A lane that is ``still``, or whose times are exhausted (``late == early``), does not move.
+    A lane that is ``still``, or whose times are exhausted, does not move.
     """
-    problem, n = how.problem, y.numel()
+    shape, n = parts[0].shape, parts[0].numel()
     start = rate = None
-    if problem.per_sample:
+    if how.problem.per_sample:
+        late, early = leg.t
         length = torch.where(still, 0.0, early - late)
-        longest = length.abs().max()
         if bool((late == late[0]).all()) and bool((length == length[0]).all()):
-            late, early = late[0], early[0]
+            leg = replace(leg, t=leg.t[:, 0])
         else:
-            if problem.controller.step_times or problem.controller.jump_times:
-                raise IncompatibleError(
-                    "gradient='adjoint' cannot keep step_times or jump_times when output times "
-                    "differ from sample to sample; use gradient='unrolled'"
-                )
+            longest = length.abs().max()
+            if not bool(longest):
+                return parts
             start, rate = late[:, None], (length / longest)[:, None]
-            late, early = torch.zeros_like(longest), longest
-    z = torch.cat([y.reshape(-1), a.reshape(-1), grad_p])
-    rtol, atol = (
-        _spread(chosen if own is None else own, y.shape, len(grad_p))
-        for own, chosen in (
-            (how.options.rtol, problem.rtol),
-            (how.options.atol, problem.atol),
+            leg = replace(leg, t=torch.stack([torch.zeros_like(longest), longest]))
+    z = torch.cat([part.reshape(-1) for part in parts])
+    end = how.integrate(
+        replace(
+            leg,
+            field=_augment(how, shape, start, rate),
+            y0=z,
+            controlled=2 * n if how.options.seminorm else None,
         )
     )
-    back = replace(
-        problem,
-        field=_augment(problem, y.shape, start, rate),
-        y0=z.detach(),
-        t=torch.stack([late, early]).detach(),
-        per_sample=False,
-        params=(),
-        save="times",
-        rtol=rtol,
-        atol=atol,
-        controlled=2 * n if how.options.seminorm else None,
-    )
-    end = how.integrate(back).checked("the adjoint's backward solve").y[-1]
-    return end[n : 2 * n].reshape(y.shape), end[2 * n :]
+    error = end.failure("the adjoint's backward solve")
+    if error is not None:
+        raise SolveError(
+            f"{error}; where the state cannot be recovered backwards use "
+            "gradient='interpolated' or 'checkpointed'",
+            error.status,
+        )
+    state, a, grad_p = torch.split(end.y[-1], [n, n, len(z) - 2 * n])
+    return state.reshape(shape), a.reshape(shape), grad_p
 
 
 def _spread(tolerance: Any, shape: torch.Size, count: int) -> Any:
@@ -228,9 +277,10 @@ def _spread(tolerance: Any, shape: torch.Size, count: int) -> Any:
     return torch.cat([part, part, part.min().expand(count)])
 
 
-def _augment(problem: Problem, shape: torch.Size, start: Any, rate: Any) -> FlatField:
+def _augment(how: _Backward, shape: torch.Size, start: Any, rate: Any) -> FlatField:
     """The field of ``z = (y, a, dL/dp)``, ``(2 n + P,)``; ``start + s rate`` is the true time."""
-    n, field, params = shape.numel(), problem.field, problem.params
+    problem, n = how.problem, shape.numel()
+    field, params = problem.field, problem.params
 
     def augmented(t: Tensor, z: Tensor) -> Tensor:
         y, a = z[:n].reshape(shape), z[n : 2 * n].reshape(shape)
@@ -242,36 +292,12 @@ def _augment(problem: Problem, shape: torch.Size, start: Any, rate: Any) -> Flat
             y = y.detach().requires_grad_()
             slope = field(t, y)
             if rate is not None:
-                slope = slope * rate.to(_real(y).dtype)
-            if not slope.requires_grad:  # a constant field
-                return torch.cat([slope.reshape(-1), torch.zeros_like(z[n:])])
-            grads = pull_back(slope, (y, *params), -a)
+                slope = slope * rate.to(real(y).dtype)
+        grads = pull_back(slope, (y, *params), -a, retain=how.shared)
         return torch.cat([part.reshape(-1).to(z.dtype) for part in (slope.detach(), *grads)])
 
     return augmented
 
 
-def _beside(how: _Backward, t: Tensor, i: int, side: int) -> Tensor:
-    """The output time ``i``; where the field jumps, a little before (-1) or after it (1)."""
-    jumps = torch.tensor(how.problem.controller.jump_times, dtype=t.dtype, device=t.device)
-    if not len(jumps):
-        return t[..., i]
-    gap = 4 * torch.finfo(how.problem.y0.dtype).eps * t.abs().amax(-1)
-    shift = side * torch.sign(t[..., -1] - t[..., 0]) * gap
-    return torch.where(torch.isin(t[..., i], jumps), t[..., i] + shift, t[..., i])
-
-
-def _along(field: FlatField, t: Tensor, y: Tensor, a: Tensor) -> Tensor:
-    """``a . f(t, y)``, real: 0-d with a shared time, ``(lanes,)`` per sample."""
-    with torch.no_grad():
-        product = field(t[:, None] if t.dim() else t, y).conj() * a
-    total = product.sum() if t.dim() == 0 else product.reshape(len(t), -1).sum(-1)
-    return _real(total).to(t.dtype)
-
-
-def _real(x: Tensor) -> Tensor:
-    return x.real if x.is_complex() else x
-
-
 def _real_like(x: Tensor, like: Tensor) -> Tensor:
-    return x if like.is_complex() else _real(x)
+    return x if like.is_complex() else real(x)

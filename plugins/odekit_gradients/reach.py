@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import get_gradient_edge
 
+from odekit import Problem
+
 
 def find_sources(value: Tensor, known: Sequence[Tensor] = ()) -> dict[int, Tensor]:
     """The tensors asking for gradients that ``value`` was computed from, by their ``id``.
@@ -40,22 +42,75 @@ def find_sources(value: Tensor, known: Sequence[Tensor] = ()) -> dict[int, Tenso
     return found
 
 
-def pull_back(value: Tensor, sources: Sequence[Tensor], cotangent: Tensor) -> list[Tensor]:
+def look_behind(problem: Problem) -> tuple[tuple[Tensor, ...], bool]:
+    """All tensors that the field depends on, and whether its calls share part of a graph.
+
+    The first are the parameters of the problem and those that only a look at the field's graph
+    finds. Calls share a graph behind a tensor that was computed before the solve.
+    """
+    t = problem.t.detach()[..., 0]
+    t = t[:, None] if t.dim() else t
+    with torch.enable_grad():
+        once, again = (problem.field(t, problem.y0.detach()) for _ in range(2))
+    known = {id(p): p for p in problem.params}
+    params = tuple((known | find_sources(once, problem.params)).values())
+    return params, not _nodes(once).isdisjoint(_nodes(again))
+
+
+def _nodes(value: Tensor) -> set[Any]:
+    """The nodes of the graph behind a tensor, those of leaves left out."""
+    seen: set[Any] = set()
+    waiting = [value.grad_fn]
+    while waiting:
+        node = waiting.pop()
+        if node is None or node in seen or type(node).__name__ == "AccumulateGrad":
+            continue
+        seen.add(node)
+        waiting += [following for following, _ in node.next_functions]
+    return seen
+
+
+def pull_back(
+    value: Tensor | Sequence[Tensor],
+    sources: Sequence[Tensor],
+    cotangent: Tensor | Sequence[Tensor],
+    *,
+    retain: bool = True,
+    create_graph: bool = False,
+) -> list[Tensor]:
     """The derivative of ``value`` by each source directly, times ``cotangent``; zeros if none.
 
-    The graph behind the sources is left as it was found.
+    Several values are taken together. The graph behind the sources is left as it was found; that
+    of the values themselves is freed unless it is to be retained.
     """
-    wanted = list(sources)
-    computed = [x for x in sources if not x.is_leaf]
+    values = [value] if isinstance(value, Tensor) else list(value)
+    cotangents = [cotangent] if isinstance(cotangent, Tensor) else list(cotangent)
+    depends = [x.requires_grad for x in values]
+    values = [x for x, keep in zip(values, depends, strict=True) if keep]
+    cotangents = [x for x, keep in zip(cotangents, depends, strict=True) if keep]
+    wanted = [x for x in sources if x.requires_grad] if values else []
+    computed = [x for x in wanted if not x.is_leaf]
     with ExitStack() as stack:
         if computed:
-            direct = find_sources(value, sources)
-            wanted = [x for x in sources if id(x) in direct]
+            direct: set[int] = set()
+            for x in values:
+                direct |= find_sources(x, wanted).keys()
+            wanted = [x for x in wanted if id(x) in direct]
             for x in computed:
                 node, place = _edge(x)
                 stack.callback(node.register_prehook(_blank(place)).remove)
-        grads = torch.autograd.grad(
-            value, wanted, cotangent, retain_graph=True, allow_unused=True, materialize_grads=True
+        grads = (
+            torch.autograd.grad(
+                values,
+                wanted,
+                cotangents,
+                retain_graph=retain or create_graph or bool(computed),
+                create_graph=create_graph,
+                allow_unused=True,
+                materialize_grads=True,
+            )
+            if values and wanted
+            else ()
         )
     by_id = {id(x): grad for x, grad in zip(wanted, grads, strict=True)}
     return [by_id[id(x)] if id(x) in by_id else torch.zeros_like(x) for x in sources]

@@ -1,7 +1,13 @@
 """Unrolled differentiation: autograd through the accepted steps, step sizes held constant.
 
 Exact for the numbers that were computed, second derivatives included, and the fastest method
-where it fits: memory grows with the number of steps. Where it does not fit take ``adjoint``.
+where it fits: memory grows with the number of steps and with all that the field computes on its
+way. Where that does not fit take ``discrete`` or ``checkpointed``, which give the same numbers.
+
+Nothing is put between autograd and the solver, so this is also the method for ``torch.func``:
+``grad``, ``jacrev``, ``jacfwd``, ``jvp`` and what is made of them go through any solve, ``vmap``
+through one whose steps do not depend on the values, that is with ``step_size``. Rejected attempts,
+error estimates and the choice of steps leave nothing behind.
 
 Source: the discretise-then-optimise side of A. Gholami, K. Keutzer, G. Biros, "ANODE:
     Unconditionally Accurate Memory-Efficient Gradients for Neural ODEs", IJCAI 2019,

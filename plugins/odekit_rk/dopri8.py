@@ -37,7 +37,7 @@ class Dopri8(ExplicitRungeKutta):
 
     order = 8
     dense_order = 7
-    traits = Trait.ERROR_ESTIMATE | Trait.FSAL
+    traits = Trait.ERROR_ESTIMATE | Trait.FSAL | Trait.ONE_STEP
     tableau = ButcherTableau(
         order=8,
         c=dop853.NODES[:13],

@@ -59,7 +59,9 @@ class ExplicitRungeKutta(Solver):
             cls.basis = ("x",) * len(tableau.dense[0])
         if "traits" not in cls.__dict__:
             fsal = Trait.FSAL if tableau.fsal else Trait.NONE
-            cls.traits = (Trait.ERROR_ESTIMATE if tableau.e else Trait.NONE) | fsal
+            cls.traits = Trait.ONE_STEP | fsal
+            if tableau.e:
+                cls.traits |= Trait.ERROR_ESTIMATE
 
     def init(self, field: FlatField, t: Tensor, y: Tensor) -> Tensor:
         """The slope at the start; one evaluation."""

@@ -9,10 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from odekit._engine.trees import leaves_of
+from odekit._engine.clock import Unmapped
 from odekit.errors import IncompatibleError, ProblemError
 from odekit.field import State, VectorField
 from odekit.solver import Solver
+from odekit.trees import leaves_of
 
 DTYPES = (torch.float32, torch.float64, torch.complex64, torch.complex128)
 
@@ -88,7 +89,11 @@ def check_times(t: Any, leaf: Tensor, *, per_sample: bool) -> Tensor:
         raise ProblemError(
             f"t has {len(times)} rows for {len(leaf)} samples; give one row per sample, or (n,)"
         )
-    _check_values(times.detach())
+    with Unmapped(
+        "cannot map over t, whose values decide how many steps there are; drop vmap and give t as "
+        "(lanes, n) with per_sample=True"
+    ):
+        _check_values(times.detach())
     return times.expand(len(leaf), -1) if per_sample and times.dim() == 1 else times
 
 

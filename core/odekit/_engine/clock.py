@@ -6,11 +6,14 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, final
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from odekit.controller import StepController
+from odekit.errors import IncompatibleError
 from odekit.problem import Problem
 from odekit.solver import FlatField, Step
 
@@ -88,6 +91,43 @@ class CountedField:
     def forget(self) -> None:
         """Drop the remembered call, so that nothing is kept alive."""
         self._last = None
+
+
+def is_differentiated(x: Tensor) -> bool:
+    """Whether derivatives by ``x`` are wanted, in reverse or in forward mode."""
+    if x.requires_grad and torch.is_grad_enabled():
+        return True
+    return forward_ad.unpack_dual(x).tangent is not None  # type: ignore[no-untyped-call]
+
+
+@final
+class Unmapped:
+    """A place where values are read, which ``torch.func.vmap`` cannot map over.
+
+    Within ``with``, its complaint becomes one that says what to do instead.
+
+    Args:
+        advice: goes on from the word ``torch.func.vmap``.
+
+    Raises:
+        IncompatibleError: on leaving, where a value could not be read.
+    """
+
+    def __init__(self, advice: str) -> None:
+        self.advice = advice
+
+    def __enter__(self) -> None:
+        """Nothing to prepare; one of these serves every step."""
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        """Replace the complaint of ``vmap``; let everything else through."""
+        if isinstance(error, RuntimeError) and is_hidden(error):
+            raise IncompatibleError(f"torch.func.vmap {self.advice}") from error
+
+
+def is_hidden(error: RuntimeError) -> bool:
+    """Whether a value could not be read because ``torch.func.vmap`` maps over it."""
+    return str(error).startswith("vmap: ")
 
 
 def repeat(values: Sequence[int], device: torch.device) -> Tensor:

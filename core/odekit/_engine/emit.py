@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from array import array
 
 import torch
 from torch import Tensor
 
+from odekit._engine.clock import is_differentiated
 from odekit.problem import Problem
 from odekit.solution import DenseOutput, align, pick
 from odekit.solver import Segment
@@ -26,11 +28,11 @@ class Emitter:
     def __init__(self, problem: Problem, times: list[float]) -> None:
         self.problem, self.times = problem, times
         self.sign = 1.0 if times[-1] >= times[0] else -1.0
-        self.attached = problem.t.requires_grad and torch.is_grad_enabled()
+        self.attached = is_differentiated(problem.t)
         self.still = self.sign * math.inf
         self.next = 1
         self.blocks: list[Tensor] = [problem.y0[None]]
-        self.knots = [times[0]]
+        self.knots = array("d", times[:1])
         self.steps: list[tuple[float, float, Tensor, Tensor, tuple[Tensor, ...]]] = []
         self.rows: list[tuple[int, int]] = []
 
@@ -108,7 +110,7 @@ class Emitter:
         problem = self.problem
         self.flush()
         if problem.save == "steps":
-            t = torch.tensor(self.knots, dtype=torch.float64, device=problem.t.device)
+            t = self._times()
         else:
             t = problem.t
             missing = len(self.times) - sum(map(len, self.blocks))
@@ -117,5 +119,8 @@ class Emitter:
         y = torch.cat(self.blocks) if len(self.blocks) > 1 else self.blocks[0]
         if not problem.dense or not self.steps:
             return t, y, None
-        knots = torch.tensor(self.knots, dtype=torch.float64, device=problem.t.device)
-        return t, y, DenseOutput(problem.solver, knots, self.stacked(self.steps))
+        return t, y, DenseOutput(problem.solver, self._times(), self.stacked(self.steps))
+
+    def _times(self) -> Tensor:
+        knots = torch.frombuffer(self.knots, dtype=torch.float64)
+        return knots.clone().to(self.problem.t.device)

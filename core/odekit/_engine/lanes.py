@@ -13,12 +13,20 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from odekit._engine.clock import SNAP, TINY, CountedField, controlled_error, stops_of
-from odekit._engine.trees import leaves_of, map_leaves
+from odekit._engine.clock import (
+    SNAP,
+    TINY,
+    CountedField,
+    Unmapped,
+    controlled_error,
+    is_differentiated,
+    stops_of,
+)
 from odekit.errors import Status
-from odekit.problem import Problem, Trajectory
+from odekit.problem import Accepted, Problem, Trajectory
 from odekit.solution import DenseOutput, Stats, locate
 from odekit.solver import Segment, Solver, Step
+from odekit.trees import leaves_of, map_leaves
 
 CHUNK = 128
 """Attempts kept before rows are interpolated, so that memory does not grow with the solve."""
@@ -27,9 +35,13 @@ CHUNK = 128
 def integrate_lanes(problem: Problem) -> Trajectory:
     """Integrate ``(lanes, dim)`` with a step size per lane."""
     run = _Run(problem)
-    if problem.t.shape[1] > 1:
-        run.to_end()
-    return run.trajectory()
+    with Unmapped(
+        "cannot map over per_sample=True; make its axis part of the samples, or drop per_sample "
+        "and give step_size=..."
+    ):
+        if problem.t.shape[1] > 1:
+            run.to_end()
+        return run.trajectory()
 
 
 class _Attempt(NamedTuple):
@@ -56,11 +68,11 @@ class _Run:
         self.problem = problem
         self.lanes = len(problem.y0)
         self.times = problem.t.detach()
-        self.attached = problem.t.requires_grad and torch.is_grad_enabled()
+        self.attached = is_differentiated(problem.t)
         self.start = self.t = self.times[:, 0]
         end = self.times[:, -1]
         self.sign = torch.where(end >= self.start, 1.0, -1.0).to(self.t)
-        self.y = problem.y0
+        self.y, self.memory = problem.y0, problem.memory
         self.field = CountedField(problem.field)
         zeros = torch.zeros(self.lanes, dtype=torch.int64, device=self.t.device)
         self.status, self.attempts, self.accepted, self.evaluations = (
@@ -108,7 +120,7 @@ class _Run:
         at, before, after, count = self._stops()
         index = torch.ones_like(self.attempts)
         self.t = after[:, 0]
-        now, state, h, memory = self._begin()
+        now, h, control = self._begin()
         floor = 1e-30 * (self.times[:, -1] - self.start).abs()
         finite = torch.ones_like(self.active)
         while bool(self.active.any()):
@@ -118,19 +130,21 @@ class _Run:
             asked = torch.where(self.active, torch.where(clipped, room, h), 0.0)
             # The length that is really taken, so that a replay of the times repeats it exactly.
             trial = torch.where(self.active & ~clipped, (self.t + h) - self.t, asked)
-            now, y, memory_in = self._harmless(now, state)
+            now, y, memory = self._harmless(now)
             calls = self.field.calls
-            step = solver.step(self.field, now, trial.to(self.real)[:, None], y, memory_in)
+            step = solver.step(self.field, now, trial.to(self.real)[:, None], y, memory)
             with torch.no_grad():
+                # Detached, because forward mode does not stop at no_grad.
+                error = _detach(controlled_error(self.problem, step))
                 decision = controller.decide(
-                    solver, asked, y, step.y, controlled_error(self.problem, step), memory
+                    solver, asked, y.detach(), step.y.detach(), error, control
                 )
                 accept, counted, whole, dropped = self._judge(step, decision.accept)
                 self.attempts += counted
                 self.accepted += accept
                 self.evaluations += counted * (self.field.calls - calls)
                 finite = torch.where(counted, whole | accept, finite)
-                memory = _where(counted, decision.state, memory)
+                control = _where(counted, decision.state, control)
                 # A step cut short says little about the next one.
                 cut = h.abs() > room.abs() * SNAP
                 longer = cut & accept & (decision.h.abs() < h.abs())
@@ -139,7 +153,7 @@ class _Run:
             if dropped:
                 continue
             dense = self._keep(now, trial, y, step, accept, t1)
-            state = _where(accept, step.state, state)
+            self.memory = _where(accept, step.state, self.memory)
             self.y = torch.where(accept[:, None], step.y, self.y)
             arrived, last = accept & clipped, index + 1 >= count
             self.active = self.active & ~(arrived & last)
@@ -153,24 +167,30 @@ class _Run:
             now = self.clock(self.t)
             if controller.jump_times and bool(restart.any()):
                 calls = self.field.calls
-                state = _where(restart, solver.init(self.field, now, self.y), state)
+                afresh = solver.init(self.field, now, self.y)
+                self.memory = _where(restart, afresh, self.memory)
                 self.evaluations += restart * (self.field.calls - calls)
+            if self.problem.observer is not None:
+                seen = Accepted(self.knots[-1], self.y, self.memory, accept, restart)
+                self.problem.observer(seen)
             index = index + restart
 
-    def _begin(self) -> tuple[Tensor, Any, Tensor, Any]:
-        """Time, solver's memory, first steps and controller's memory; lost lanes are failed."""
+    def _begin(self) -> tuple[Tensor, Tensor, Any]:
+        """Time, first steps and controller's memory; lost lanes are failed."""
         problem, now = self.problem, self.clock(self.t)
-        state = problem.solver.init(self.field.start, now, self.y)
+        if self.memory is None:
+            self.memory = problem.solver.init(self.field.start, now, self.y)
         with torch.no_grad():
-            h, memory = problem.controller.init(
+            h, control = problem.controller.init(
                 problem.solver, self.field.start, now, self.y, self.times
             )
+        h, control = h.detach(), map_leaves(_detach, control)
         self.field.forget()
         self.evaluations += self.field.calls
-        self.safe = (self.y.detach(), map_leaves(_detach, state))
+        self.safe = (self.y.detach(), map_leaves(_detach, self.memory))
         lost = self.active & ~torch.isfinite(h)
         self._fail(lost, Status.NON_FINITE)
-        return now, state, torch.where(lost, 0.0, h), memory
+        return now, torch.where(lost, 0.0, h), control
 
     def _judge(self, step: Step, accept: Tensor) -> _Verdict:
         """Who takes the step, and for whom the attempt counts.
@@ -207,7 +227,7 @@ class _Run:
         self.status = torch.where(lanes, int(status), self.status)
         self.active = self.active & ~lanes
 
-    def _harmless(self, now: Tensor, state: Any) -> tuple[Tensor, Tensor, Any]:
+    def _harmless(self, now: Tensor) -> tuple[Tensor, Tensor, Any]:
         """Time, state and memory with failed lanes put back to their start, out of the graph.
 
         A failed lane sits where the field may be infinite; its zero cotangent times an infinite
@@ -215,13 +235,13 @@ class _Run:
         """
         failed = self.status != 0
         if self.safe is None or not torch.is_grad_enabled() or not bool(failed.any()):
-            return now, self.y, state
+            return now, self.y, self.memory
         y, memory = self.safe
         column = failed[:, None]
         return (
             torch.where(column, self.start[:, None], now),
             torch.where(column, y, self.y),
-            _where(failed, memory, state),
+            _where(failed, memory, self.memory),
         )
 
     def _keep(
@@ -290,17 +310,21 @@ class _Run:
         if len(row):
             index = locate(knots, position)[row, lane]
             dense = tuple(d[index, lane] for d in segment.dense)
+            h = segment.h[index, lane, None]
             picked = Segment(
                 segment.t[index, lane, None],
-                segment.h[index, lane, None],
+                torch.where(h == 0, 1.0, h),  # a lane without any step stays where it is
                 segment.y0[index, lane],
                 segment.y1[index, lane],
                 dense,
             )
-            query = (self.problem.t if self.attached else self.times)[lane, row]
-            values = self.problem.solver.interpolate(picked, query[:, None])
+            hit = position[row, lane] == knots[index + 1, lane]
+            if self.attached or not bool(hit.all()):
+                query = (self.problem.t if self.attached else self.times)[lane, row]
+                values = self.problem.solver.interpolate(picked, query[:, None])
+            else:
+                values = picked.y1
             if not self.attached:
-                hit = position[row, lane] == knots[index + 1, lane]
                 values = torch.where(hit[:, None], picked.y1, values)
             self.rows.append((row, lane, values))
         if not self.problem.dense:
@@ -324,7 +348,7 @@ class _Run:
             y = blank.index_put((row, lane), values)
         self._check_rows(t, y)
         stats = Stats(self.attempts, self.accepted, self.attempts - self.accepted, self.evaluations)
-        return Trajectory(t, y, self.status, self.t, stats, dense)
+        return Trajectory(t, y, self.status, self.t, stats, dense, self.y, self.memory)
 
     def _first(self) -> tuple[Tensor, Tensor, Tensor]:
         lanes = torch.arange(self.lanes, device=self.t.device)

@@ -15,10 +15,10 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from odekit._engine.trees import Structure, flatten, leaves_of, sketch, unflatten
 from odekit.errors import IncompatibleError, ProblemError
 from odekit.field import State
 from odekit.solver import FlatField
+from odekit.trees import Structure, flatten, leaves_of, sketch, unflatten
 
 
 @dataclass(frozen=True)

@@ -17,13 +17,15 @@ from odekit._engine.clock import (
     TINY,
     CountedField,
     Stop,
+    Unmapped,
     controlled_error,
+    is_hidden,
     repeat,
     stops_of,
 )
 from odekit._engine.emit import Emitter
 from odekit.errors import Status
-from odekit.problem import Problem, Trajectory
+from odekit.problem import Accepted, Problem, Trajectory
 from odekit.solution import Stats
 from odekit.solver import Segment, Solver, Step
 
@@ -33,9 +35,19 @@ def integrate_lean(problem: Problem) -> Trajectory:
     run = _Run(problem, watch=False)
     run.to_end()
     trajectory = run.trajectory()
-    if run.status is Status.SUCCESS and not bool(torch.isfinite(trajectory.y).all()):
+    if run.status is Status.SUCCESS and not _is_finite(trajectory.y):
         return _diagnosed(problem, trajectory)
     return trajectory
+
+
+def _is_finite(y: Tensor) -> bool:
+    """Whether all of it is finite; taken for granted under ``vmap``, where none can be asked."""
+    try:
+        return bool(torch.isfinite(y).all())
+    except RuntimeError as error:
+        if is_hidden(error):
+            return True
+        raise
 
 
 def _diagnosed(problem: Problem, trajectory: Trajectory) -> Trajectory:
@@ -45,7 +57,7 @@ def _diagnosed(problem: Problem, trajectory: Trajectory) -> Trajectory:
     would cost a transfer; so the solve is repeated, watched, only when it went wrong.
     """
     with torch.no_grad():
-        run = _Run(replace(problem, dense=False), watch=True)
+        run = _Run(replace(problem, dense=False, observer=None), watch=True)
         run.to_end()
         seen = run.trajectory()
     good = int(torch.isfinite(seen.y).reshape(len(seen.y), -1).all(-1).sum())
@@ -58,6 +70,13 @@ def _finite(step: Step) -> bool:
     return all(bool(torch.isfinite(part).all()) for part in parts)
 
 
+READS = Unmapped(
+    "cannot map over steps that adapt to the values; give step_size=..., or drop vmap and solve "
+    "the whole batch with per_sample=True"
+)
+"""Around all that reads values of the state."""
+
+
 class _Run:
     """The moving parts of one solve."""
 
@@ -65,7 +84,7 @@ class _Run:
         self.problem, self.watch = problem, watch
         self.times: list[float] = problem.t.detach().tolist()
         self.start = self.t = self.times[0]
-        self.y = problem.y0
+        self.y, self.memory = problem.y0, problem.memory
         self.field = CountedField(problem.field)
         self.emitter = Emitter(problem, self.times)
         self.attempts = self.accepted = 0
@@ -87,9 +106,10 @@ class _Run:
         first, *others = stops_of(controller, self.start, self.times[-1], real)
         self.t = first.after
         now = self.clock(self.t)
-        state = solver.init(self.field.start, now, self.y)
-        with torch.no_grad():
-            h, memory = controller.init(solver, self.field.start, now, self.y, problem.t.detach())
+        if self.memory is None:
+            self.memory = solver.init(self.field.start, now, self.y)
+        with torch.no_grad(), READS:
+            h, control = controller.init(solver, self.field.start, now, self.y, problem.t.detach())
         self.field.forget()
         stops = iter(others)
         stop = next(stops)
@@ -107,14 +127,15 @@ class _Run:
             asked = room if clipped else h
             # The length that is really taken, so that a replay of the times repeats it exactly.
             trial = room if clipped else (self.t + h) - self.t
-            step = solver.step(self.field, now, trial, self.y, state)
+            step = solver.step(self.field, now, trial, self.y, self.memory)
             self.attempts += 1
-            with torch.no_grad():
+            with torch.no_grad(), READS:
                 decision = controller.decide(
-                    solver, asked, self.y, step.y, controlled_error(problem, step), memory
+                    solver, asked, self.y, step.y, controlled_error(problem, step), control
                 )
-            memory = decision.state
-            if not self._passes(step, decision.accept):
+                passes = self._passes(step, decision.accept)
+            control = decision.state
+            if not passes:
                 if self.status is not Status.SUCCESS:
                     return
                 h = decision.h
@@ -122,13 +143,15 @@ class _Run:
                 continue
             y0 = self.y
             dense = self._keep(now, trial, stop.at if clipped else self.t + trial, step)
-            state = step.state
+            self.memory = step.state
             # A step cut short says little about the next one.
             h = max(decision.h, h, key=abs) if abs(h) > abs(room) * SNAP else decision.h
             if not clipped:
                 now = self.clock(self.t)
+                self._tell(jump=False)
                 continue
             if stop.at == self.times[-1]:
+                self._tell(jump=False)
                 return
             if stop.jump and self.emitter.moves(stop.before):
                 length = torch.full_like(now.detach(), trial)
@@ -136,8 +159,14 @@ class _Run:
             self.t = stop.after
             now = self.clock(self.t)
             if stop.jump:
-                state = solver.init(self.field, now, self.y)
+                self.memory = solver.init(self.field, now, self.y)
+            self._tell(jump=stop.jump)
             stop = next(stops)
+
+    def _tell(self, *, jump: bool) -> None:
+        if self.problem.observer is not None:
+            knot = self.emitter.knots[-1]
+            self.problem.observer(Accepted(knot, self.y, self.memory, jump=jump))
 
     def _passes(self, step: Step, accept: bool) -> bool:
         if step.failed is not None and bool(step.failed.any()):
@@ -169,12 +198,16 @@ class _Run:
         """What was reached."""
         device = self.y.device
         t, y, dense = self.emitter.finish()
-        counts = (self.attempts, self.accepted, self.attempts - self.accepted, self.field.calls)
+        rejected = self.attempts - self.accepted
+        counts = (self.attempts, self.accepted, rejected, self.field.calls)
+        attempts, accepted, rejects, calls = (repeat([count], device) for count in counts)
         return Trajectory(
             t=t,
             y=y,
             status=repeat([int(self.status)], device),
             reached=torch.tensor([self.t], dtype=torch.float64, device=device),
-            stats=Stats(*(repeat([count], device) for count in counts)),
+            stats=Stats(attempts, accepted, rejects, calls),
             dense=dense,
+            last=self.y,
+            memory=self.memory,
         )

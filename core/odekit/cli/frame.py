@@ -19,10 +19,11 @@ import typer
 
 from odekit.cli.check import check
 from odekit.cli.discover import discover
+from odekit.cli.gradients import gradients
 from odekit.cli.options import as_options
 from odekit.cli.plugins import plugins
 from odekit.cli.solve import solve
-from odekit.errors import DataWarning, OdekitError, PluginWarning
+from odekit.errors import DataWarning, GradientWarning, OdekitError, PluginWarning
 from odekit.registry import default_registry
 
 PROG = "odekit"
@@ -78,7 +79,7 @@ def build_app() -> typer.Typer:
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     app.callback(invoke_without_command=True)(_root)
-    for command in (discover, solve, plugins, check):
+    for command in (discover, solve, gradients, plugins, check):
         app.command()(command)
     for plugin in default_registry().hook.odekit_commands.get_hookimpls():
         _add_commands(app, plugin)
@@ -160,7 +161,7 @@ def _lines_for_warnings(*, debug: bool) -> Iterator[None]:
         line: str | None = None,
     ) -> None:
         text = " ".join(str(message).split())
-        mine = issubclass(category, DataWarning | PluginWarning)
+        mine = issubclass(category, DataWarning | PluginWarning | GradientWarning)
         if (mine or debug) and text not in seen:
             seen.add(text)
             origin = "" if mine else f" ({category.__name__}, {filename}:{lineno})"

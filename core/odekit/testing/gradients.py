@@ -11,7 +11,13 @@ from torch import Tensor
 
 from odekit.solve import solve
 from odekit.testing.cases import DOUBLE
-from odekit.testing.conformance import Conformance, check, require, require_close
+from odekit.testing.conformance import (
+    Conformance,
+    NotApplicable,
+    check,
+    require,
+    require_close,
+)
 from odekit.testing.convergence import largest
 from odekit.testing.gradient_cases import Linear, gradient_case, truth
 
@@ -106,6 +112,7 @@ class GradientConformance(Conformance):
     @check
     def test_repeatable(self) -> str:
         """The same solve twice gives the same gradients bit for bit."""
+        self._require_motion()
         case = gradient_case("time_dependent", per_sample=True)
         method = self.make()
         first, second = (case.gradients(self.solver, method, **self.options) for _ in range(2))
@@ -171,7 +178,43 @@ class GradientConformance(Conformance):
         worst = largest(*gaps)
         return require_close(worst, ALLOWED, "gradients beside a sample that blows up")
 
+    @check
+    def test_rest(self) -> str:
+        """Start, parameters and times of a balance that has come to rest, shared step size."""
+        return self._compare_rest(per_sample=False)
+
+    @check
+    def test_rest_per_sample(self) -> str:
+        """Start, parameters and times of a balance that has come to rest, steps per sample."""
+        return self._compare_rest(per_sample=True)
+
+    def _compare_rest(self, *, per_sample: bool) -> str:
+        """``y' = a - b y^2`` rests at ``sqrt(a / b)``."""
+        if not self.make().at_rest:
+            raise NotApplicable("it differentiates the whole solve, and not only its end")
+        a, b = (torch.tensor(x, dtype=DOUBLE, requires_grad=True) for x in (1.8, 0.7))
+        y0 = torch.tensor([[1.0], [2.0]], dtype=DOUBLE, requires_grad=True)
+        t = torch.tensor([0.0, 30.0], dtype=DOUBLE, requires_grad=True)
+        end = self._solve_any(lambda t, y: a - b * y * y, y0, t, per_sample=per_sample).y[-1].mean()
+        found = torch.autograd.grad(end, (a, b, y0, t), allow_unused=True)
+        root = (a / b).sqrt().detach()
+        want = (
+            0.5 * root / a.detach(),
+            -0.5 * root / b.detach(),
+            torch.zeros_like(y0),
+            torch.zeros_like(t),
+        )
+        gaps = (
+            float((w if g is None else g - w).abs().max()) for g, w in zip(found, want, strict=True)
+        )
+        return require_close(largest(*gaps), ALLOWED, "the gradient of a point of rest")
+
+    def _require_motion(self) -> None:
+        if self.make().at_rest:
+            raise NotApplicable("it differentiates only the end of a solve that is at rest")
+
     def _compare(self, name: str, per_sample: bool = False) -> str:
+        self._require_motion()
         case = gradient_case(name, per_sample)
         found = case.gradients(self.solver, self.make(), **self.options)
         errors = {
@@ -185,5 +228,9 @@ class GradientConformance(Conformance):
         )
 
     def _solve(self, field: Any, y0: Tensor, t: Any, method: Any = None, **options: Any) -> Any:
+        self._require_motion()
+        return self._solve_any(field, y0, t, method, **options)
+
+    def _solve_any(self, field: Any, y0: Tensor, t: Any, method: Any = None, **options: Any) -> Any:
         given: dict[str, Any] = {"rtol": 1e-8, "atol": 1e-10, **self.options, **options}
         return solve(field, y0, t, solver=self.solver, gradient=method or self.make(), **given)

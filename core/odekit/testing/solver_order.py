@@ -96,16 +96,25 @@ class OrderChecks(Conformance):
         return require_close(off, 1e-12, "dense output at the ends of a step")
 
     def _order(self, choose: Callable[[type], Case | None], backwards: bool = False) -> str:
+        """One problem may be kinder than the claim, as where errors cancel; not all of them."""
         solver = self.make()
         case = _case(solver, choose)
         measured = global_slope(solver, case.reversed() if backwards else case)
         figure = f"slope {measured:.2f}"
+        shown = measured
+        if measured > solver.order + ORDER:
+            shown = min(global_slope(solver, each) for each in _all_cases(solver))
         require(
-            abs(measured - solver.order) <= ORDER,
-            f"claims order {solver.order}, but halving the step shows order {measured:.2f}",
+            abs(shown - solver.order) <= ORDER and measured >= solver.order - ORDER,
+            f"claims order {solver.order}, but halving the step shows order {shown:.2f}",
             figure,
         )
         return figure
+
+
+def _all_cases(solver: Solver) -> list[Case]:
+    cases = [choose(type(solver).field_type) for choose in (autonomous_for, time_dependent_for)]
+    return [each for case in cases if case is not None for each in (case, case.reversed())]
 
 
 def _case(solver: Solver, choose: Callable[[type], Case | None]) -> Case:

@@ -13,7 +13,14 @@ from odekit.testing.cases import DOUBLE, HenonHeiles, autonomous_for
 from odekit.testing.conformance import Conformance, NotApplicable, check, require, require_close
 from odekit.testing.convergence import clock, distance, largest, leaves, same, single_step
 
-TESTED = Trait.ERROR_ESTIMATE | Trait.FSAL | Trait.REVERSIBLE | Trait.SYMPLECTIC | Trait.IMPLICIT
+TESTED = (
+    Trait.ERROR_ESTIMATE
+    | Trait.FSAL
+    | Trait.ONE_STEP
+    | Trait.REVERSIBLE
+    | Trait.SYMPLECTIC
+    | Trait.IMPLICIT
+)
 
 
 class TraitChecks(Conformance):
@@ -85,7 +92,7 @@ class TraitChecks(Conformance):
 
     @check
     def test_trait_reversible(self) -> str:
-        """REVERSIBLE: steps there and back with ``-h`` end where they began, memory included."""
+        """REVERSIBLE: steps taken and taken back end where they began, memory included."""
         solver = self._claiming(Trait.REVERSIBLE)
         case = autonomous_for(type(solver).field_type)
         if case is None:
@@ -96,13 +103,27 @@ class TraitChecks(Conformance):
             step = solver.step(case.field, clock(0.1 * i), 0.1, y, memory)
             y, memory = step.y, step.state
         moved = distance(y, start)
-        for i in range(5, 0, -1):
-            step = solver.step(case.field, clock(0.1 * i), -0.1, y, memory)
-            y, memory = step.y, step.state
+        for i in reversed(range(5)):
+            y, memory = solver.reverse(case.field, clock(0.1 * i), 0.1, y, memory)
         gaps = [distance(a, b) for a, b in zip(leaves(memory), leaves(first), strict=True)]
         require(moved > 1e-3, "the steps lead nowhere")
         return require_close(
             largest(distance(y, start), *gaps), 1e-12, "claims REVERSIBLE, but there and back is"
+        )
+
+    @check
+    def test_trait_one_step(self) -> str:
+        """ONE_STEP: the memory after a step is what ``init`` makes of its end."""
+        solver = self._claiming(Trait.ONE_STEP)
+        case = autonomous_for(type(solver).field_type)
+        if case is None:
+            raise NotApplicable(f"asks for a {type(solver).field_type.__name__}")
+        y = case.exact(0.0)
+        step = solver.step(case.field, clock(0.0), 0.1, y, solver.init(case.field, clock(0.0), y))
+        afresh = solver.init(case.field, clock(0.1), step.y)
+        gaps = [distance(a, b) for a, b in zip(leaves(step.state), leaves(afresh), strict=True)]
+        return require_close(
+            largest(*gaps, 0.0), 1e-12, "claims ONE_STEP, but its memory differs from init's by"
         )
 
     @check

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import odekit
-from odekit import IncompatibleError, SolveError, solve
+from odekit import GradientWarning, IncompatibleError, ProblemError, SolveError, solve
 
 F64 = torch.float64
 TIGHT = {"rtol": 1e-9, "atol": 1e-11, "solver": "dopri5"}
@@ -252,3 +252,182 @@ def test_second_derivatives_say_that_they_are_missing() -> None:
     (first,) = torch.autograd.grad(y[-1].sum(), y0, create_graph=True)
     (second,) = torch.autograd.grad(first.sum(), y0)
     assert float(second) == pytest.approx(-2 / (1 + 1) ** 3, rel=1e-6)  # of y0 / (1 + y0)
+
+
+def lorenz(parameters: Tensor) -> Any:
+    def field(t: Tensor, y: Tensor) -> Tensor:
+        a, b, c = parameters
+        x, y_, z = y.unbind(-1)
+        return torch.stack([a * (y_ - x), x * (b - z) - y_, x * y_ - c * z], -1)
+
+    return field
+
+
+def through_lorenz(gradient: Any, t: Any, **options: Any) -> Tensor:
+    parameters = torch.tensor([10.0, 28.0, 8 / 3], dtype=F64, requires_grad=True)
+    y0 = torch.tensor([[1.0, 1.0, 20.0], [-3.0, 2.0, 25.0]], dtype=F64, requires_grad=True)
+    y = solve(lorenz(parameters), y0, t, gradient=gradient, **options).y
+    found = torch.autograd.grad(y.square().mean(), (y0, parameters))
+    return torch.cat([x.reshape(-1) for x in found])
+
+
+def relative(found: Tensor, want: Tensor) -> float:
+    return float((found - want).norm() / want.norm())
+
+
+@pytest.mark.parametrize("per_sample", [False, True])
+@pytest.mark.parametrize("restart", ["outputs", None])
+def test_either_way_back_and_no_false_alarm(restart: Any, *, per_sample: bool) -> None:
+    t = torch.linspace(0, 0.5, 6)
+    options = {"rtol": 1e-9, "atol": 1e-11, "per_sample": per_sample}
+    method = odekit.create("gradient", "adjoint", restart=restart)
+    assert relative(through_lorenz(method, t, **options), through_lorenz("unrolled", t)) < 1e-5
+
+
+@pytest.mark.parametrize("per_sample", [False, True])
+@pytest.mark.parametrize(
+    "options", [{}, {"rtol": 1e-9, "atol": 1e-11}, {"solver": "rk4", "step_size": 0.01}]
+)
+def test_a_way_back_that_leads_elsewhere_is_noticed(
+    options: dict[str, Any], *, per_sample: bool
+) -> None:
+    # Volume shrinks by exp(-13.7) in a unit of time, and errors grow by as much backwards.
+    with pytest.warns(GradientWarning, match="use gradient='interpolated' or 'checkpointed'"):
+        through_lorenz("adjoint", [0.0, 1.2], per_sample=per_sample, **options)
+
+
+def test_the_way_back_is_checked_at_every_output_without_restarts() -> None:
+    t = torch.linspace(0, 1.2, 13)
+    through_lorenz("adjoint", t)  # one output interval is short enough
+    with pytest.warns(GradientWarning):
+        through_lorenz(odekit.create("gradient", "adjoint", restart=None), t)
+
+
+@pytest.mark.parametrize("rtol", [1e-3, 1e-5, 1e-8])
+def test_networks_raise_no_alarm(rtol: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    net = nn.Sequential(nn.Linear(2, 32), nn.Tanh(), nn.Linear(32, 2)).double()
+    with torch.no_grad():
+        for p in net.parameters():
+            p.copy_(torch.randn(p.shape, dtype=F64, generator=generator) * 0.4)
+    y0 = torch.randn(16, 2, dtype=F64, generator=generator)
+
+    def run(gradient: str, rtol: float) -> Tensor:
+        y = solve(lambda t, y: net(y), y0, [0.0, 5.0], gradient=gradient, rtol=rtol, atol=rtol).y
+        found = torch.autograd.grad(y.square().mean(), list(net.parameters()))
+        return torch.cat([x.reshape(-1) for x in found])
+
+    assert relative(run("adjoint", rtol), run("unrolled", 1e-10)) < 100 * rtol
+
+
+def test_a_solver_of_its_own() -> None:
+    t = torch.linspace(0, 0.3, 4)
+    want = through_lorenz("unrolled", t, **TIGHT)
+    calls = {}
+    for name in ("bosh3", "dopri8"):
+        method = odekit.create("gradient", "adjoint", solver=name, rtol=1e-8, atol=1e-10)
+        seen = []
+
+        def field(t: Tensor, y: Tensor, seen: list[int] = seen) -> Tensor:
+            seen.append(1)
+            return -(y**3)
+
+        assert relative(through_lorenz(method, t, **TIGHT), want) < 1e-5
+        y0 = torch.ones(1, dtype=F64, requires_grad=True)
+        y = solve(field, y0, [0.0, 1.0], gradient=method).y
+        seen.clear()
+        y[-1].backward()
+        calls[name] = len(seen)
+    assert calls["dopri8"] < calls["bosh3"] / 2
+    method = odekit.create("gradient", "adjoint", solver=odekit.create("solver", "rk4"))
+    assert relative(through_lorenz(method, t, **TIGHT), want) < 1e-5
+
+
+def test_controllers_made_for_the_forward_solve_are_refused() -> None:
+    y0 = torch.ones(2, dtype=F64, requires_grad=True)
+    replay = odekit.create("controller", "replay", times=torch.linspace(0, 1, 21))
+    atol = torch.tensor([1e-9, 1e-8], dtype=F64)
+    tolerant = odekit.create("controller", "integral", rtol=1e-8, atol=atol)
+
+    def run(gradient: Any, control: Any) -> Tensor:
+        y = solve(lambda t, y: -(y**2), y0, [0.0, 1.0], gradient=gradient, controller=control).y
+        return torch.autograd.grad(y[-1].sum(), y0)[0]
+
+    own = odekit.create("gradient", "adjoint", controller="integral")
+    for control in (replay, tolerant):
+        with pytest.raises(IncompatibleError, match=r"holds tensors .* controller='integral'"):
+            run("adjoint", control)
+        assert float((run(own, control) - 1 / 4).abs().max()) < 1e-5  # of y0 / (1 + y0)
+
+
+def test_an_unknown_restart_is_refused() -> None:
+    with pytest.raises(ProblemError, match="restart must be 'outputs' or None, got 'steps'"):
+        odekit.create("gradient", "adjoint", restart="steps")
+
+
+def test_jumps_are_kept_with_a_controller_of_its_own() -> None:
+    control = odekit.create("controller", "integral", jump_times=[0.5])
+    method = odekit.create("gradient", "adjoint", controller="pi")
+    rate = torch.tensor(1.0, dtype=F64, requires_grad=True)
+    seen = []
+
+    def field(t: Tensor, y: Tensor) -> Tensor:
+        seen.append(float(t))
+        return torch.where(t < 0.5, rate, -2 * rate) * y
+
+    y0 = torch.ones(1, dtype=F64)
+    y = solve(field, y0, [0.0, 1.0], gradient=method, controller=control, **TIGHT).y
+    (found,) = torch.autograd.grad(y[-1].sum(), rate)
+    assert float(found) == pytest.approx(-0.5 * math.exp(-0.5), rel=1e-8)
+    assert 0.5 not in seen
+
+
+def test_the_size_of_the_loss_does_not_matter() -> None:
+    t = torch.linspace(0, 0.3, 4)
+    y0 = torch.tensor([1.0, 1.0, 20.0], dtype=F64, requires_grad=True)
+    parameters = torch.tensor([10.0, 28.0, 8 / 3], dtype=F64, requires_grad=True)
+
+    def run(factor: float) -> list[Tensor]:
+        y = solve(lorenz(parameters), y0, t, gradient="adjoint").y
+        return list(torch.autograd.grad(factor * y.square().sum(), (y0, parameters)))
+
+    for a, b in zip(run(1.0), run(2.0**-40), strict=True):
+        assert torch.equal(a * 2.0**-40, b)
+
+
+def test_a_loss_without_a_finite_derivative_gives_no_number() -> None:
+    y0 = torch.ones(1, dtype=F64, requires_grad=True)
+    y = solve(lambda t, y: -y, y0, [0.0, 1.0], gradient="adjoint").y
+    (found,) = torch.autograd.grad((y * torch.nan).sum(), y0)
+    assert bool(found.isnan().all())
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:DeprecationWarning")
+@pytest.mark.parametrize("transform", ["grad", "jvp", "vmap", "dual"])
+def test_transforms_are_refused(transform: str) -> None:
+    def run(y0: Tensor) -> Tensor:
+        return solve(lambda t, y: -y, y0, [0.0, 1.0], gradient="adjoint", step_size=0.5).y.sum()
+
+    def dual() -> Tensor:
+        with torch.autograd.forward_ad.dual_level():
+            return run(torch.autograd.forward_ad.make_dual(torch.ones(2), torch.ones(2)))
+
+    call = {
+        "grad": lambda: torch.func.grad(run)(torch.ones(2)),
+        "jvp": lambda: torch.func.jvp(run, (torch.ones(2),), (torch.ones(2),)),
+        "vmap": lambda: torch.func.vmap(run)(torch.ones(2, 1)),
+        "dual": dual,
+    }[transform]
+    with pytest.raises(IncompatibleError, match="use gradient='unrolled'"):
+        call()
+
+
+def test_a_constant_field_and_a_slope_that_does_not_see_the_state() -> None:
+    y0 = torch.ones(2, dtype=F64, requires_grad=True)
+    y = solve(lambda t, y: torch.ones_like(y), y0, [0.0, 1.0], gradient="adjoint").y
+    assert torch.autograd.grad(y[-1].sum(), y0)[0].tolist() == [1.0, 1.0]
+    slope = torch.tensor(2.0, dtype=F64, requires_grad=True)
+    y = solve(lambda t, y: slope.expand_as(y), y0, [0.0, 1.0, 3.0], gradient="adjoint").y
+    found = torch.autograd.grad(y[-1].sum(), (y0, slope))
+    assert found[0].tolist() == [1.0, 1.0]
+    assert float(found[1]) == pytest.approx(6.0, rel=1e-12)

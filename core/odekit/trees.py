@@ -1,4 +1,4 @@
-"""Pytrees, in the one module that names PyTorch's private implementation of them."""
+"""Pytrees of tensors, in the one module that names PyTorch's private implementation of them."""
 
 from __future__ import annotations
 

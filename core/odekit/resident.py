@@ -1,0 +1,82 @@
+"""By how much the resident set of a process grows while something runs in it."""
+
+from __future__ import annotations
+
+import gc
+import multiprocessing
+import sys
+import warnings
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from typing import Any
+
+import torch
+
+from odekit.errors import IncompatibleError
+
+
+def resident_growth(work: Callable[[], Any], warm: Callable[[], Any]) -> int:
+    """Bytes by which the peak of a fresh process grows when it does ``work``.
+
+    The process is a copy of this one, so ``work`` may be any function. It runs on one thread.
+    ``warm`` is run there first, something like ``work`` but small: code that is used for the first
+    time counts as memory as well. The growth is what the allocator asked of the system, which may
+    be twice what tensors hold.
+
+    Raises:
+        IncompatibleError: processes cannot be copied here, or not with a device in use.
+        RuntimeError: ``work`` failed there.
+    """
+    if not sys.platform.startswith("linux"):
+        raise IncompatibleError(f"processes=True needs Linux, this is {sys.platform}: leave it out")
+    if torch.cuda.is_available() and torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        raise IncompatibleError(
+            "processes=True cannot copy a process that uses a CUDA device: leave it out"
+        )
+    gc.collect()
+    _trim()  # what was freed but not returned would hide a growth
+    context = multiprocessing.get_context("fork")
+    receive, send = context.Pipe(duplex=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # threads that are not used in there
+        child = context.Process(target=_grow, args=(work, warm, send))
+        child.start()
+    send.close()
+    try:
+        answer = receive.recv()
+    except EOFError:
+        answer = "the process ended early, perhaps for lack of memory"
+    child.join()
+    receive.close()
+    if not isinstance(answer, int):
+        raise RuntimeError(str(answer))  # noqa: TRY004 - what came is the message of an error
+    return answer
+
+
+def _grow(work: Callable[[], Any], warm: Callable[[], Any], send: Connection) -> None:
+    """In the child: the peak, which begins at what it has in common with its parent."""
+    try:
+        torch.set_num_threads(1)
+        warm()
+        before = _peak()
+        work()
+        send.send(_peak() - before)
+    except Exception as error:
+        send.send(f"{type(error).__name__}: {error}")
+
+
+def _peak() -> int:
+    import resource  # where there is one
+
+    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def _trim() -> None:
+    """Give freed memory back, where the C library can."""
+    import ctypes
+    import ctypes.util
+
+    name = ctypes.util.find_library("c")
+    library = ctypes.CDLL(name) if name else None
+    if library is not None and hasattr(library, "malloc_trim"):
+        library.malloc_trim(0)

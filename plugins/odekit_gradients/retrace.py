@@ -1,0 +1,242 @@
+"""The accepted steps of a solve, any stretch of which can be taken again.
+
+Shapes: with a shared step size knots are ``(S + 1,)``; per sample they are ``(lanes, S + 1)``,
+    and a stretch is the same number of its own steps for every lane, where lanes that have
+    finished wait. Rows come as values ``(m, ...)`` with their places in ``y``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple, cast
+
+import torch
+from torch import Tensor
+
+from odekit import (
+    IncompatibleError,
+    Integrate,
+    Problem,
+    StepController,
+    Trajectory,
+    create,
+)
+from odekit.trees import Structure, flatten, unflatten
+
+
+@dataclass(frozen=True)
+class State:
+    """Where a stretch begins or ends.
+
+    Attributes:
+        y: the state.
+        memory: the solver's memory, or None where it follows from the state.
+    """
+
+    y: Tensor
+    memory: Any = None
+
+    @property
+    def parts(self) -> list[Tensor]:
+        """All its tensors."""
+        return [self.y, *flatten(self.memory)[0]] if self.memory is not None else [self.y]
+
+    def attached(self) -> State:
+        """A copy whose tensors ask for gradients and come from nowhere."""
+        y = self.y.detach().requires_grad_()
+        if self.memory is None:
+            return State(y)
+        leaves, structure = flatten(self.memory)
+        return State(y, unflatten([leaf.detach().requires_grad_() for leaf in leaves], structure))
+
+
+class Rows(NamedTuple):
+    """Rows of the solution: their values and their places, so that ``y[places]`` are the same."""
+
+    values: Tensor
+    places: tuple[Tensor, ...]
+
+
+@dataclass(frozen=True)
+class Path:
+    """The steps that a solve took.
+
+    Attributes:
+        problem: what was solved.
+        integrate: the engine.
+        knots: where steps began and ended.
+        retired: ``(lanes,)``, lanes that failed; None if none did, or with a shared step size.
+        jumps: times strictly inside the span at which the field jumps.
+        structure: of the solver's memory, where that has to be stored.
+        replay: the controller that takes given steps; looked up once, since it is made often.
+    """
+
+    problem: Problem
+    integrate: Integrate
+    knots: Tensor
+    retired: Tensor | None
+    jumps: tuple[float, ...]
+    structure: Structure | None
+    replay: Callable[..., StepController]
+
+    @classmethod
+    def of(
+        cls,
+        problem: Problem,
+        integrate: Integrate,
+        knots: Tensor,
+        trajectory: Trajectory,
+        structure: Structure | None,
+    ) -> Path:
+        """The path of a trajectory; where it failed, only up to the last row that was reached.
+
+        Raises:
+            IncompatibleError: the field jumps, steps differ per sample, and the solver has a
+                memory that cannot be made anew.
+        """
+        start, end = problem.t.detach()[..., 0], problem.t.detach()[..., -1]
+        low, high = float(torch.minimum(start, end).min()), float(torch.maximum(start, end).max())
+        jumps = tuple(float(t) for t in problem.controller.jump_times if low < t < high)
+        if jumps and problem.per_sample and structure is not None:
+            raise IncompatibleError(
+                "jump_times with steps per sample need a one-step solver for this gradient; use "
+                "gradient='unrolled', or a Runge-Kutta method"
+            )
+        retired = None
+        if bool(trajectory.status.any()):
+            if problem.save == "times":
+                knots = _cut(knots, problem.t.detach(), trajectory.status != 0)
+            retired = trajectory.status != 0 if problem.per_sample else None
+        replay = type(create("controller", "replay", times=[0.0, 1.0]))
+        return cls(problem, integrate, knots, retired, jumps, structure, replay)
+
+    @property
+    def steps(self) -> int:
+        """How many there are, of the lane with the most of them."""
+        return self.knots.shape[-1] - 1
+
+    def start(self, y0: Tensor) -> State:
+        """Where the first stretch begins."""
+        return State(y0, self.problem.memory)
+
+    def state(self, parts: list[Tensor], index: int, y0: Tensor) -> State:
+        """The state after ``index`` steps, of what was stored of it."""
+        y, *leaves = parts
+        if self.retired is not None:
+            done = self.retired & (self.knots[:, index] == self.knots[:, -1])
+            y = torch.where(done[:, None], y0, y)
+        if self.structure is None or not self._remembers(index):
+            return State(y)
+        return State(y, unflatten(leaves, self.structure))
+
+    def go(
+        self, state: State, first: int, last: int, t: Tensor, *, rows: bool = True
+    ) -> tuple[Rows, State]:
+        """Take the steps from number ``first`` up to number ``last`` again.
+
+        Args:
+            state: where they begin.
+            first: number of steps before.
+            last: number of steps before and in the stretch.
+            t: output times, as in the problem; where they ask for gradients they get them.
+            rows: whether the rows of the stretch are wanted.
+        """
+        problem, knots = self.problem, self.knots[..., first : last + 1]
+        begin, end = knots[..., 0], knots[..., -1]
+        picked, index, valid = self._rows_in(begin, end, t if rows else t[..., :0])
+        if t.requires_grad:
+            shift = t[..., 0] - t[..., 0].detach()
+            begin = begin + torch.where(self._moves(begin), shift, 0.0)
+        # The state at a jump stays where the jump is, whatever the start time does.
+        still = self._is_jump(end) if t.requires_grad else None
+        on_row = valid is None and len(picked) > 0 and bool(picked[-1] == end)
+        if still is not None or not on_row:
+            picked = torch.cat([picked, end[..., None]], -1)
+        control = self.replay(knots, problem.controller.jump_times)
+        trajectory = self.integrate(
+            replace(
+                problem,
+                y0=state.y,
+                memory=state.memory,
+                t=torch.cat([begin[..., None], picked], -1),
+                controller=control,
+                observer=None,
+                save=problem.save if rows else "times",
+            )
+        )
+        y = cast("Tensor", trajectory.last)
+        if still is not None:
+            y = torch.where(still[:, None] if still.dim() else still, trajectory.y[-1], y)
+        memory = trajectory.memory if self._remembers(last) else None
+        if rows and problem.save == "steps":
+            places = torch.arange(first + 1, last + 1, device=end.device)
+            return Rows(trajectory.y[1:], (places,)), State(y, memory)
+        values = (
+            trajectory.y[1 : 1 + len(index[0])]
+            if valid is None
+            else trajectory.y[1:][: len(valid)][valid]
+        )
+        return Rows(values, index), State(y, memory)
+
+    def _rows_in(
+        self, begin: Tensor, end: Tensor, t: Tensor
+    ) -> tuple[Tensor, tuple[Tensor, ...], Tensor | None]:
+        """Output times behind ``begin`` and up to ``end``, their places, and which are no padding.
+
+        The last is ``(m, lanes)``, or None with a shared step size.
+        """
+        times = t.detach()
+        if self.problem.save == "steps":
+            t = times = t[..., :0]
+        sign = torch.where(self.problem.t[..., -1] < self.problem.t[..., 0], -1.0, 1.0)
+        inside = ((times - begin[..., None]) * sign[..., None] > 0) & (
+            (times - end[..., None]) * sign[..., None] <= 0
+        )
+        if begin.dim() == 0:
+            places = inside.nonzero()[:, 0]
+            return t[places], (places,), None
+        count = inside.sum(1)
+        longest = int(count.max()) if inside.numel() else 0
+        ahead = torch.arange(longest, device=t.device)
+        valid = (ahead < count[:, None]).T
+        first = inside.long().argmax(1) if longest else count
+        places = (first[:, None] + ahead).clamp(max=max(t.shape[1] - 1, 0))
+        picked = torch.where(valid.T, t.gather(1, places), end[:, None])
+        lanes = torch.arange(len(t), device=t.device).expand(longest, -1)
+        return picked, (places.T[valid], lanes[valid]), valid
+
+    def _moves(self, t: Tensor) -> Tensor:
+        """Whether a step from ``t`` is shifted with the start: only before the first jump."""
+        sign = torch.where(self.problem.t[..., -1] < self.problem.t[..., 0], -1.0, 1.0)
+        moves = torch.ones_like(t, dtype=torch.bool)
+        for jump in self.jumps:
+            moves = moves & ((t - jump) * sign < 0)
+        return moves
+
+    def _is_jump(self, t: Tensor) -> Tensor | None:
+        """Where ``t`` is a jump; None if nowhere."""
+        at = torch.zeros_like(t, dtype=torch.bool)
+        for jump in self.jumps:
+            at = at | (t == jump)
+        return at if bool(at.any()) else None
+
+    def _remembers(self, index: int) -> bool:
+        """Whether the memory after so many steps is to be handed on; at a jump it is made anew."""
+        return self.structure is not None and self._is_jump(self.knots[..., index]) is None
+
+
+def _cut(knots: Tensor, t: Tensor, failed: Tensor) -> Tensor:
+    """Knots of failed lanes only up to where the last row that they reached needs them."""
+    table = knots if knots.dim() == 2 else knots[None]
+    times = t if t.dim() == 2 else t[None]
+    sign = torch.where(times[:, -1:] < times[:, :1], -1.0, 1.0)
+    reached = ((times - table[:, -1:]) * sign <= 0).sum(1, keepdim=True)
+    last = times.gather(1, reached - 1)
+    needed = ((table - last) * sign < 0).sum(1, keepdim=True)
+    order = torch.arange(table.shape[1], device=table.device)
+    kept = torch.minimum(order, torch.where(failed[:, None], needed, len(order)))
+    cut = table.gather(1, kept.clamp(max=len(order) - 1))
+    if knots.dim() == 2:
+        return cut
+    return cut[0, : int(needed) + 1]

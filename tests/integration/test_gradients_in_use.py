@@ -1,0 +1,96 @@
+"""Gradients as programs use them: many times over, and in two processes at once."""
+
+from __future__ import annotations
+
+import gc
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.multiprocessing as processes
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+import odekit
+
+METHODS = ("unrolled", "discrete", "checkpointed", "interpolated", "adjoint", "reversible")
+
+
+def through(gradient: str) -> Any:
+    if gradient == "reversible":
+        return odekit.create("solver", "reversible", solver="tsit5")
+    return "tsit5"
+
+
+class Flow(nn.Module):
+    """A model with a solve inside, as it is trained in parallel."""
+
+    def __init__(self, gradient: str) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(0)
+        self.field = nn.Sequential(nn.Linear(2, 8), nn.Tanh(), nn.Linear(8, 2)).double()
+        with torch.no_grad():
+            for p in self.field.parameters():
+                p.copy_(torch.randn(p.shape, generator=generator, dtype=p.dtype) / 2)
+        self.gradient = gradient
+
+    def forward(self, y0: Tensor) -> Tensor:
+        solution = odekit.solve(
+            lambda t, y: self.field(y),
+            y0,
+            [0.0, 0.5, 1.0],
+            solver=through(self.gradient),
+            gradient=self.gradient,
+            per_sample=True,
+            rtol=1e-9,
+            atol=1e-11,
+        )
+        return solution.y[-1]  # type: ignore[no-any-return]
+
+
+def batch() -> Tensor:
+    return torch.randn(6, 2, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+
+
+def train(model: Any, y0: Tensor) -> list[Tensor]:
+    model.zero_grad()
+    model(y0).square().sum(-1).mean().backward()
+    return [p.grad.clone() for p in model.parameters()]
+
+
+def work(rank: int, folder: str) -> None:
+    store = torch.distributed.FileStore(f"{folder}/store", 2)
+    torch.distributed.init_process_group("gloo", store=store, rank=rank, world_size=2)
+    found = {}
+    for gradient in METHODS:
+        model = DistributedDataParallel(Flow(gradient))
+        found[gradient] = train(model, batch()[3 * rank : 3 * rank + 3])
+    torch.save(found, f"{folder}/{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.skipif(not torch.distributed.is_available(), reason="PyTorch without distributed")
+def test_two_processes_get_the_gradient_of_one(tmp_path: Path) -> None:
+    processes.spawn(work, args=(str(tmp_path),), nprocs=2)  # type: ignore[no-untyped-call]
+    first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1))
+    for gradient in METHODS:
+        alone = train(Flow(gradient), batch())
+        for a, b, want in zip(first[gradient], second[gradient], alone, strict=True):
+            assert torch.equal(a, b)
+            assert float((a - want).norm() / want.norm()) < 1e-10
+
+
+@pytest.mark.parametrize("gradient", METHODS)
+def test_nothing_is_left_behind_after_many_solves(gradient: str) -> None:
+    def tensors() -> int:
+        gc.collect()
+        return sum(issubclass(type(x), Tensor) for x in gc.get_objects())
+
+    model, y0 = Flow(gradient), batch()
+    for _ in range(3):
+        train(model, y0)
+    before = tensors()
+    for _ in range(20):
+        train(model, y0)
+    assert tensors() <= before
