@@ -189,7 +189,8 @@ def _some(like: Tensor) -> Tensor:
 def _dot(a: Tensor, b: Tensor) -> Tensor:
     product = a.detach().conj() * b
     real: Tensor = product.real if product.is_complex() else product
-    return real.sum().double()
+    total: Tensor = real.sum()
+    return total.double()
 
 
 def _size(x: Tensor) -> Tensor:
