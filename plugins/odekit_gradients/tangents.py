@@ -189,8 +189,7 @@ def _some(like: Tensor) -> Tensor:
 def _dot(a: Tensor, b: Tensor) -> Tensor:
     product = a.detach().conj() * b
     real: Tensor = product.real if product.is_complex() else product
-    total: Tensor = real.sum()
-    return total.double()
+    return real.sum().to(torch.float64)
 
 
 def _size(x: Tensor) -> Tensor:
