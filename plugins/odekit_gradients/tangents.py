@@ -193,7 +193,8 @@ def _dot(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _size(x: Tensor) -> Tensor:
-    return torch.linalg.vector_norm(x.detach()).double()
+    size: Tensor = torch.linalg.vector_norm(x.detach())
+    return size.double()
 
 
 def real_size(x: Tensor) -> int:
