@@ -97,7 +97,8 @@ def backward_path(
         inverse = np.linalg.pinv(block, hermitian=True)
         c = inverse @ right[active]
         out.append((float(max(yy - c @ right[active], 0.0)), tuple(active)))
-        increase = c**2 / np.maximum(np.diag(inverse), 1e-300)
+        with np.errstate(over="ignore"):  # infinite is dear enough
+            increase = c**2 / np.maximum(np.diag(inverse), 1e-300)
         active.pop(int(np.argmin(increase)))
     return out
 

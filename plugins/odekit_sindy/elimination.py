@@ -215,7 +215,8 @@ def elimination(linear: Linear, support: Support, prices: np.ndarray) -> Support
     c = inverse @ right
     active, scores, order, cost = list(range(len(rows))), [], [], 0.0
     while len(active) > 1:
-        increase = c**2 / np.maximum(np.diag(inverse), 1e-300) / linear.variance
+        with np.errstate(over="ignore"):  # infinite is dear enough
+            increase = c**2 / np.maximum(np.diag(inverse), 1e-300) / linear.variance
         net = increase - prices[rows[active]]
         worst = int(np.argmin(net))
         cost += float(net[worst])

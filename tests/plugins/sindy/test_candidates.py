@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from odekit_sindy.candidates import (
+    backward_path,
     best_by_size,
     best_subsets,
     choose_size,
@@ -90,3 +91,9 @@ def test_cross_validation_takes_the_true_size():
 
 def test_time_blocks_are_contiguous_and_even():
     np.testing.assert_array_equal(time_blocks(7, 3), [0, 0, 0, 1, 1, 2, 2])
+
+
+def test_columns_that_rounding_makes_indefinite_are_dear_and_no_error():
+    unit = np.array([[1.0, 1.0 + 1e-6], [1.0 + 1e-6, 1.0]])  # one eigenvalue is negative
+    path = backward_path(unit, np.array([1e3, -1e3]), 1e6, [0, 1])
+    assert [len(support) for _, support in path] == [2, 1]
