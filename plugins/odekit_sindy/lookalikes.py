@@ -3,7 +3,7 @@
 `odekit_sindy.specification` reads off a linearisation what replacing terms of the answer by
 another function would cost. Where it would cost little or nothing, the model is fitted here to the
 trajectories, and is one of the alternatives from then on, with its weight, or the answer itself if
-it is better. Forms that no library has are dearer, by a rung and by the choice among all that were
+it is better by far. Forms that no library has are dearer, by a rung and by the choice among all that were
 probed, and since the scale in them is a guess, an answer that has one is never certain.
 
 The past of a state, and time, are no functions of the states: no equation of them can be written
@@ -36,6 +36,9 @@ from odekit_sindy.shooting import Shooting
 from odekit_sindy.specification import Finding, Findings, examine
 
 MOST_TRIED = 8
+BETTER = 10.0
+"""What another kind of function must gain to become the answer, as a later rung would have to."""
+
 ROUNDS = 2
 
 
@@ -79,7 +82,7 @@ def settle(found: Found, original: Dataset, *, look: bool = True) -> Settled:
         done |= {_name(finding) for finding in wanted}
         more, chosen = _tried(found, final, wanted, original), found.chosen
         best = min(more, key=lambda one: one.best.ebic)
-        if best.best.ebic < found.best.ebic:
+        if best.best.ebic < found.best.ebic - BETTER:
             chosen = len(found.rungs) + more.index(best)
             beyond = _formulas(best, original)
         better = chosen != found.chosen

@@ -244,13 +244,14 @@ class ControllerConformance(Conformance):
 
     def _offers(self, **options: Any) -> bool:
         parameters = inspect.signature(type(self.make())).parameters
-        if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
-            try:
-                self.make_with(**options)
-            except TypeError:
-                return False
-            return True
-        return parameters.keys() >= options.keys()
+        anything = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+        if not anything and not parameters.keys() >= options.keys():
+            return False
+        try:
+            self.make_with(**options)
+        except TypeError:  # it does not know them, or cannot be made of these alone
+            return False
+        return True
 
     def _judges(self) -> bool:
         return Trait.ERROR_ESTIMATE in type(self.make()).solver_needs
