@@ -3,8 +3,8 @@
 `odekit_sindy.specification` reads off a linearisation what replacing terms of the answer by
 another function would cost. Where it would cost little or nothing, the model is fitted here to the
 trajectories, and is one of the alternatives from then on, with its weight, or the answer itself if
-it is better by far. Forms that no library has are dearer, by a rung and by the choice among all that were
-probed, and since the scale in them is a guess, an answer that has one is never certain.
+it is better by far. Forms that no library has are dearer, by a rung and by the choice among all
+that were probed, and since the scale in them is a guess, an answer that has one is never certain.
 
 The past of a state, and time, are no functions of the states: no equation of them can be written
 down without a further state or input, so they are named and not fitted. Nor are terms beside
