@@ -80,15 +80,6 @@ OUTSIDE = {
     "dry friction": (
         lambda t, x: [x[1], -4 * x[0] - 0.4 * np.sign(x[1])], 10, (2, 0), [0, 1]
     ),
-    "satiated predator": (
-        lambda t, x: [
-            x[0] * (1 - x[0] / 3) - x[0] * x[1] / (0.5 + x[0]),
-            -0.5 * x[1] + x[0] * x[1] / (0.5 + x[0]),
-        ],
-        40,
-        (1, 0.5),
-        [0, 1],
-    ),
 }  # fmt: skip
 
 # Slope from the state now and a while ago, end, history, delay.
