@@ -19,15 +19,13 @@ import numpy as np
 
 from odekit.errors import ProblemError
 from odekit.formulas import check_symbols, parse
+from odekit.intervals import checked, half_width
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from odekit.solution import Solution
     from odekit.symbolic_field import TermField
-
-_CONFIDENCE = 1.96
-"""Two-sided 95 % of the normal distribution, in standard errors."""
 
 
 class Term(NamedTuple):
@@ -73,6 +71,8 @@ class Equations:
         inputs: names of the inputs.
         time: name of time.
         covariance: of all coefficients in the order of ``terms``, ``(K, K)``.
+        degrees_of_freedom: of the residuals that the standard errors rest on, for the intervals;
+            None for many, or where the noise level was given.
         score: R2 of the simulation, one per trajectory.
         warnings: what makes the result doubtful, in sentences.
         confident: whether the data settle the structure.
@@ -102,6 +102,7 @@ class Equations:
         inputs: Iterable[str] = (),
         time: str = "t",
         covariance: Any = None,
+        degrees_of_freedom: float | None = None,
         score: Iterable[float] = (),
         warnings: Iterable[str] = (),
         confident: bool = False,
@@ -119,6 +120,7 @@ class Equations:
             if pair in pairs[:i]:
                 raise ProblemError(f"terms: {pair[0]}' has the term {pair[1]} twice: add them up")
         self.covariance = self._checked_covariance(covariance)
+        self.degrees_of_freedom = checked(degrees_of_freedom)
         self.score = [float(value) for value in score]
         self.warnings = [str(sentence) for sentence in warnings]
         self.confident = bool(confident)
@@ -173,16 +175,17 @@ class Equations:
     def coefficients(self) -> pd.DataFrame:
         """One row per term: ``equation term value stderr low high inclusion``.
 
-        ``low`` and ``high`` bound the 95 % interval, ``value -/+ 1.96 stderr``; what is not known
-        is NaN.
+        ``low`` and ``high`` bound the 95 % interval, of Student's t with ``degrees_of_freedom``,
+        or of the normal distribution (``value -/+ 1.96 stderr``); what is not known is NaN.
         """
         import pandas as pd
 
         frame = pd.DataFrame(self.terms, columns=list(Term._fields))
         for name in ("value", "stderr", "inclusion"):
             frame[name] = frame[name].astype("float64")
-        frame.insert(4, "low", frame["value"] - _CONFIDENCE * frame["stderr"])
-        frame.insert(5, "high", frame["value"] + _CONFIDENCE * frame["stderr"])
+        width = half_width(self.degrees_of_freedom) * frame["stderr"]
+        frame.insert(4, "low", frame["value"] - width)
+        frame.insert(5, "high", frame["value"] + width)
         return frame
 
     def sympy(self) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import os
 from typing import Any
 
 from odekit.equations import Alternative, Equations, Term
-from odekit.saved import EQUATIONS, fields, read_content, rows, write_content
+from odekit.saved import EQUATIONS, LATER, fields, read_content, rows, write_content
 
 ENTRIES = (
     "names", "terms", "inputs", "time", "covariance", "score", "confident", "warnings",
@@ -34,7 +34,7 @@ def read(path: str | os.PathLike[str]) -> Equations:
 
 def _pack(equations: Equations) -> dict[str, Any]:
     return {
-        **{name: getattr(equations, name) for name in ENTRIES},
+        **{name: getattr(equations, name) for name in (*ENTRIES, *LATER)},
         "terms": [term._asdict() for term in equations.terms],
         "alternatives": [
             {"weight": a.weight, "score": a.score, "equations": _pack(a.equations)}
@@ -44,7 +44,7 @@ def _pack(equations: Equations) -> dict[str, Any]:
 
 
 def _unpack(content: dict[str, Any], what: str = "the file") -> Equations:
-    found = fields(content, ENTRIES, what)
+    found = fields(content, ENTRIES, what, LATER)
     found["terms"] = [Term(**row) for row in rows(found["terms"], Term._fields, "term")]
     found["alternatives"] = [
         Alternative(_unpack(row["equations"], f"alternative {i}"), row["weight"], row["score"])

@@ -16,7 +16,8 @@ import numpy as np
 
 from odekit.errors import ProblemError
 from odekit.formulas import check_symbols, parse
-from odekit.saved import REFINED, fields, read_content, rows, write_content
+from odekit.intervals import checked, half_width
+from odekit.saved import LATER, REFINED, fields, read_content, rows, write_content
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -28,9 +29,6 @@ _ENTRIES = (
     "formulas", "parameters", "inputs", "time", "covariance", "starts", "score", "warnings",
     "confident", "diagnostics",
 )  # fmt: skip
-
-_CONFIDENCE = 1.96
-"""Two-sided 95 % of the normal distribution, in standard errors."""
 
 
 class Parameter(NamedTuple):
@@ -59,6 +57,8 @@ class Refined:
         inputs: names of the inputs.
         time: name of time.
         covariance: of all parameters in their order, ``(k, k)``.
+        degrees_of_freedom: of the residuals that the standard errors rest on, for the intervals;
+            None for many, or where the noise level was given.
         starts: fitted states at the first row of each trajectory, ``(trajectories, d)``.
         score: R2 of the simulation from those starts, one per trajectory.
         warnings: what makes the result doubtful, in sentences.
@@ -86,6 +86,7 @@ class Refined:
         inputs: Iterable[str] = (),
         time: str = "t",
         covariance: Any = None,
+        degrees_of_freedom: float | None = None,
         starts: Any = (),
         score: Iterable[float] = (),
         warnings: Iterable[str] = (),
@@ -106,6 +107,7 @@ class Refined:
                 f"covariance must have shape {(len(names),) * 2}, one row per parameter, got "
                 f"{self.covariance.shape}"
             )
+        self.degrees_of_freedom = checked(degrees_of_freedom)
         self.starts = np.array(starts, dtype=np.float64).reshape(-1, len(self.formulas))
         self.score = [float(value) for value in score]
         self.warnings = [str(sentence) for sentence in warnings]
@@ -126,16 +128,17 @@ class Refined:
     def parameters(self) -> pd.DataFrame:
         """One row per parameter, by name: ``value stderr low high held``.
 
-        ``low`` and ``high`` bound the 95 % interval, ``value -/+ 1.96 stderr``; what is not known
-        is NaN.
+        ``low`` and ``high`` bound the 95 % interval, of Student's t with ``degrees_of_freedom``,
+        or of the normal distribution (``value -/+ 1.96 stderr``); what is not known is NaN.
         """
         import pandas as pd
 
         frame = pd.DataFrame(self._parameters, columns=list(Parameter._fields)).set_index("name")
         for name in ("value", "stderr"):
             frame[name] = frame[name].astype("float64")
-        frame.insert(2, "low", frame["value"] - _CONFIDENCE * frame["stderr"])
-        frame.insert(3, "high", frame["value"] + _CONFIDENCE * frame["stderr"])
+        width = half_width(self.degrees_of_freedom) * frame["stderr"]
+        frame.insert(2, "low", frame["value"] - width)
+        frame.insert(3, "high", frame["value"] + width)
         return frame
 
     def sympy(self, *, values: bool = True) -> dict[str, Any]:
@@ -233,7 +236,7 @@ class Refined:
             ProblemError: the diagnostics hold something that JSON cannot, or no file can be
                 written.
         """
-        content = {name: getattr(self, name) for name in _ENTRIES}
+        content = {name: getattr(self, name) for name in (*_ENTRIES, *LATER)}
         content["parameters"] = [one._asdict() for one in self._parameters]
         write_content(path, REFINED, content)
 
@@ -248,7 +251,7 @@ class Refined:
 
 
 def _unpacked(content: dict[str, Any]) -> Refined:
-    found = fields(content, _ENTRIES)
+    found = fields(content, _ENTRIES, later=LATER)
     parameters = rows(found.pop("parameters"), Parameter._fields, "parameter")
     return Refined(found.pop("formulas"), [Parameter(**row) for row in parameters], **found)
 

@@ -12,6 +12,7 @@ import math
 import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, TypeVar, final
 
 import numpy as np
@@ -44,6 +45,9 @@ class Format:
 EQUATIONS = Format("odekit.equations", 1, "equations", "odekit.Equations")
 REFINED = Format("odekit.refined", 1, "refined formulas", "odekit.Refined")
 FORMATS = {one.name: one for one in (EQUATIONS, REFINED)}
+
+LATER: Mapping[str, Any] = {"degrees_of_freedom": None}
+"""Entries of both that older files lack, and what stands for them there."""
 
 
 def write_content(path: str | os.PathLike[str], form: Format, content: Mapping[str, Any]) -> None:
@@ -103,13 +107,19 @@ def read_content(
     raise ProblemError(f"path: {str(path)!r} is damaged: {reason}") from None
 
 
-def fields(content: Any, names: Iterable[str], what: str = "the file") -> dict[str, Any]:
+def fields(
+    content: Any,
+    names: Iterable[str],
+    what: str = "the file",
+    later: Mapping[str, Any] = MappingProxyType({}),
+) -> dict[str, Any]:
     """The entries of these names of an object, all of which have to be there.
 
     Args:
         content: what was read.
         names: of the entries.
         what: the object in words, for messages.
+        later: further entries, with what stands for them in files that lack them.
 
     Raises:
         ProblemError: no object, or an entry is missing, and which.
@@ -119,7 +129,8 @@ def fields(content: Any, names: Iterable[str], what: str = "the file") -> dict[s
     lacking = [name for name in names if name not in content]
     if lacking:
         raise ProblemError(f"{what} lacks {listed(map(repr, lacking))}: save it again")
-    return {name: content[name] for name in names}
+    found = {name: content[name] for name in names}
+    return found | {name: content.get(name, other) for name, other in later.items()}
 
 
 def rows(content: Any, names: Iterable[str], what: str) -> list[dict[str, Any]]:

@@ -95,19 +95,30 @@ def undecided(own: Sequence[Pair], rivals: Sequence[Rival]) -> list[Rival]:
 def sentences(own: Sequence[Pair], rivals: Sequence[Rival], setting: Setting) -> list[str]:
     """One sentence per group of terms that cannot be told apart, and what would help.
 
+    Each group has the advice of its nearest rival, if no earlier one has it word for word.
+
     Args:
         own: the answer's structure.
         rivals: as `undecided` gives them.
         setting: for the advice.
     """
-    out = []
+    out: list[str] = []
+    given: set[str] = set()
     groups = _grouped(own, _minimal(own, rivals))
-    for i, (swap, members) in enumerate(groups[:MOST_SENTENCES]):
-        text = _confusion(own, swap, members, setting)
-        out.append(f"{text}; {_advice(members[0], setting)}." if i == 0 else f"{text}.")
+    for swap, members in groups[:MOST_SENTENCES]:
+        text, advice = _confusion(own, swap, members, setting), _advice(members[0], setting)
+        before = "" if given else _before(setting)
+        out.append(f"{text}." if advice in given else f"{text}; {before}{advice}.")
+        given.add(advice)
     if len(groups) > MOST_SENTENCES:
         out[-1] += " More structures are near: see alternatives."
     return out
+
+
+def advised(own: Sequence[Pair], rivals: Sequence[Rival]) -> list[Rival]:
+    """The rivals whose starts `sentences` names: the nearest of each group that it tells of."""
+    groups = _grouped(own, _minimal(own, rivals))
+    return [members[0] for _, members in groups[:MOST_SENTENCES]]
 
 
 def _minimal(own: Sequence[Pair], rivals: Sequence[Rival]) -> list[Rival]:
@@ -166,14 +177,18 @@ def _confusion(
     )
 
 
+def _before(setting: Setting) -> str:
+    """What the first advice begins with."""
+    if not (setting.monotone and setting.trajectories == 1):
+        return ""
+    name = setting.names[0]
+    low, high = setting.range[name]
+    return f"{name} was seen only on its way between {_short(low)} and {_short(high)}: "
+
+
 def _advice(rival: Rival, setting: Setting) -> str:
     if setting.monotone and setting.trajectories == 1:
-        name = setting.names[0]
-        low, high = setting.range[name]
-        return (
-            f"{name} was seen only on its way between {_short(low)} and {_short(high)}: a start "
-            f"outside of that range{_near(rival)} would separate them"
-        )
+        return f"a start outside of that range{_near(rival)} would separate them"
     if setting.trajectories == 1:
         return f"a second start{_near(rival)} would separate them"
     return f"a start where none of the trajectories has been{_near(rival)} would separate them"

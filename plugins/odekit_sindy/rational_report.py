@@ -14,13 +14,13 @@ import math
 from collections.abc import Sequence
 
 from odekit import Term
+from odekit.intervals import half_width
 from odekit_sindy.library import Library
 
 DIGITS = 6
 """Significant digits where no standard error is known."""
 
 FINE = 3
-INTERVAL = 1.96
 
 
 def with_numbers(
@@ -55,23 +55,38 @@ def denominators(
     terms: Sequence[Term],
     names: tuple[str, ...],
     inputs: tuple[str, ...],
+    degrees_of_freedom: float | None,
 ) -> list[dict[str, object]]:
-    """One row per coefficient in a denominator: ``equation term value stderr low high``."""
+    """One row per coefficient in a denominator: ``equation term value stderr low high``.
+
+    Args:
+        library: of the model.
+        flat: flat indices of all coefficients.
+        terms: one per coefficient.
+        names: of the states.
+        inputs: names of the inputs.
+        degrees_of_freedom: of the residuals.
+    """
     texts = library.terms(names, inputs)
-    out: list[dict[str, object]] = []
-    for q, term, below in zip(flat, terms, library.is_below(flat), strict=True):
-        if not below:
-            continue
-        row: dict[str, object] = {
-            "equation": term.equation,
-            "term": texts[q % library.size],
-            "value": term.value,
-            "stderr": term.stderr,
-        }
-        if term.stderr is not None:
-            row["low"] = term.value - INTERVAL * term.stderr
-            row["high"] = term.value + INTERVAL * term.stderr
-        out.append(row)
+    return [
+        row(term.equation, texts[q % library.size], term.value, term.stderr, degrees_of_freedom)
+        for q, term, below in zip(flat, terms, library.is_below(flat), strict=True)
+        if below
+    ]
+
+
+def row(
+    equation: str,
+    term: str,
+    value: float,
+    stderr: float | None,
+    degrees_of_freedom: float | None,
+) -> dict[str, object]:
+    """One number of a denominator with its 95 % interval, if its error is known."""
+    out: dict[str, object] = {"equation": equation, "term": term, "value": value, "stderr": stderr}
+    if stderr is not None:
+        width = half_width(degrees_of_freedom) * stderr
+        out |= {"low": value - width, "high": value + width}
     return out
 
 

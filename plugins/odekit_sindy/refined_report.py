@@ -19,8 +19,9 @@ from odekit.differences import listed
 from odekit.refined import Parameter, Refined
 from odekit_sindy import verdict
 from odekit_sindy.outcome import Outcome
-from odekit_sindy.rational_report import INTERVAL, short
+from odekit_sindy.rational_report import row, short
 from odekit_sindy.refined_evidence import Weighing
+from odekit_sindy.refit import degrees_of_freedom
 
 OPEN = 0.5
 """Standard error, relative to the value, beyond which a parameter is hardly determined."""
@@ -68,6 +69,12 @@ class RefinedReport:
         out = np.zeros((len(self.model.parameters),) * 2)
         out[np.ix_(at, at)] = self.outcome.tight.covariance
         return out
+
+    @property
+    def degrees_of_freedom(self) -> float:
+        """Of the residuals; parameters at a bound and those without effect were not fitted."""
+        idle = int((self.outcome.tight.at_bound | self.outcome.tight.silent).sum())
+        return degrees_of_freedom(self.outcome.dataset.counts, self.seen.numbers - idle)
 
     def diagnostics(self) -> dict[str, Any]:
         """What was seen on the way; names as in the diagnostics of a discovery."""
@@ -136,6 +143,7 @@ class RefinedReport:
             inputs=self.model.driven,
             time=self.model.time,
             covariance=self.covariance(),
+            degrees_of_freedom=self.degrees_of_freedom,
             starts=np.stack([x[0] for x in self.weighing.states]) * self.outcome.units.scales.state,
             score=self.seen.score,
             warnings=self.warnings,
@@ -153,7 +161,11 @@ class RefinedReport:
         for term, name in zip(equations.terms, self.model.parameters, strict=False):
             text = term.term if below is None else below.refilled(name, term.term, shown)
             terms.append(Term(term.equation, text, fitted[name].value, fitted[name].stderr))
-        rows = [_row(n.equation, n.term, fitted[n.name]) for n in numbers]
+        free = self.degrees_of_freedom
+        rows = [
+            row(n.equation, n.term, fitted[n.name].value, fitted[n.name].stderr, free)
+            for n in numbers
+        ]
         count = len(terms)
         return Equations(
             equations.names,
@@ -161,17 +173,9 @@ class RefinedReport:
             inputs=equations.inputs,
             time=equations.time,
             covariance=self.covariance()[:count, :count],
+            degrees_of_freedom=self.degrees_of_freedom,
             score=self.seen.score,
             warnings=self.warnings,
             confident=not self.reasons,
             diagnostics=self.diagnostics() | ({"denominators": rows} if rows else {}),
         )
-
-
-def _row(equation: str, term: str, number: Parameter) -> dict[str, object]:
-    """One number of a denominator, as in the diagnostics of a discovery."""
-    value, error = number.value, number.stderr
-    row: dict[str, object] = {"equation": equation, "term": term, "value": value, "stderr": error}
-    if error is not None:
-        row |= {"low": value - INTERVAL * error, "high": value + INTERVAL * error}
-    return row

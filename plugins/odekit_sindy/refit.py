@@ -1,7 +1,10 @@
 """The last fit: segments joined, steps refined, small terms dropped, covariance.
 
 Source: the covariance is the Gauss-Newton one of nonlinear least squares, D. M. Bates,
-    D. G. Watts, "Nonlinear Regression Analysis and Its Applications", Wiley 1988, chapter 2.
+    D. G. Watts, "Nonlinear Regression Analysis and Its Applications", Wiley 1988, chapter 2. The
+    degrees of freedom of errors that rest on several variances lie between the least of their own
+    and the sum: F. E. Satterthwaite, "An approximate distribution of estimates of variance
+    components", Biometrics Bulletin 2(6), 1946, doi:10.2307/3002019.
 """
 
 from __future__ import annotations
@@ -159,6 +162,20 @@ def uncertainty(shooting: Shooting[Any], models: Models) -> tuple[np.ndarray, fl
     columns = np.linalg.norm(upper, axis=0)
     scaled = upper / np.where(columns > 0, columns, 1.0)
     return covariance, float(np.linalg.cond(scaled))
+
+
+def degrees_of_freedom(counts: np.ndarray, numbers: int) -> float:
+    """Degrees of freedom for the intervals of the coefficients, at least 1.
+
+    The noise level of each state is estimated from its own residuals, so a state's mean share of
+    all that are left over counts, and not their sum: right for states that are fitted apart and
+    alike, and careful where a coefficient rests on several states.
+
+    Args:
+        counts: values of each state, ``(d,)``, 0 for a hidden one.
+        numbers: that were fitted, the states that the trajectories start from among them.
+    """
+    return max((float(counts.sum()) - numbers) / max(int((counts > 0).sum()), 1), 1.0)
 
 
 def unseen(shooting: Shooting[Any], models: Models) -> tuple[np.ndarray, np.ndarray, float]:

@@ -259,6 +259,7 @@ class Sindy(PostProcessor):
             names,
             terms,
             covariance=_joined(blocks),
+            degrees_of_freedom=_least_free(blocks, averaging.independent),
             score=score,
             warnings=reasons,
             confident=not reasons,
@@ -303,6 +304,14 @@ def covariance(a: np.ndarray, error: np.ndarray, independent: float) -> np.ndarr
     inverse = np.linalg.pinv(unit.T @ unit, hermitian=True)
     variance = float(error @ error) / (independent - k)
     return np.asarray(variance * inverse / np.outer(length, length))
+
+
+def _least_free(blocks: Sequence[np.ndarray | None], independent: float) -> float | None:
+    """Degrees of freedom of the equation with the fewest, at least 1; None if no error is known."""
+    known = [
+        max(independent - len(block), 1.0) for block in blocks if block is not None and len(block)
+    ]
+    return min(known, default=None)
 
 
 def _joined(blocks: Sequence[np.ndarray | None]) -> np.ndarray | None:

@@ -24,6 +24,7 @@ from odekit_sindy.holdout import HeldOut, kept_out, left_out_in_turn
 from odekit_sindy.identifiability import (
     Rival,
     Setting,
+    advised,
     candidate_starts,
     disagreement,
     is_monotone,
@@ -37,13 +38,13 @@ from odekit_sindy.library import Library
 from odekit_sindy.lookalikes import settle
 from odekit_sindy.models import Models, Support
 from odekit_sindy.rational_report import denominators, with_numbers
-from odekit_sindy.refit import Final, contributing, simulate
+from odekit_sindy.refit import Final, contributing, degrees_of_freedom, simulate
 from odekit_sindy.specification import Findings
 
 WITHIN = 10.0
 MOST_ALTERNATIVES = 20
 MOST_PLACED = 4
-"""Rivals for which a start that would tell them apart is looked for."""
+"""Nearest rivals for which a start that would tell them apart is looked for, advised or not."""
 
 Structure = frozenset[tuple[str, str]]
 
@@ -130,7 +131,6 @@ def summarise(
     ]
     fitted = [terms[i] for i in own_rows]
     written = with_numbers(rung.library, flat, terms, original.names, original.inputs)
-    below = denominators(rung.library, flat, terms, original.names, original.inputs)
     texts = _texts(visited, weights) | dict(
         zip(_pairs([terms[i] for i in shown]), _pairs(written), strict=True)
     )
@@ -161,6 +161,8 @@ def summarise(
         predicted_excess={} if held is None else held.excess(_level(found, final)),
     )
     judged = verdict.judge(seen)
+    free = degrees_of_freedom(original.counts, seen.numbers)
+    below = denominators(rung.library, flat, terms, original.names, original.inputs, free)
     account = Account(found, final, seen, judged, near, shares, setting.range, held, original)
     return Equations(
         original.names,
@@ -168,6 +170,7 @@ def summarise(
         inputs=original.drives,
         time=original.time,
         covariance=covariance[np.ix_(shown, shown)],
+        degrees_of_freedom=free,
         score=_scores(seen.score, held),
         warnings=[*judged.doubts, *(f"Note: {note}." for note in original.notes)],
         confident=not judged.doubts,
@@ -276,14 +279,18 @@ def _setting(found: Found, final: Final, original: Dataset) -> Setting:
 def _undecided(
     found: Found, final: Final, terms: Sequence[Term], rivals: Sequence[Visited], original: Dataset
 ) -> list[Rival]:
-    """The rivals that the data do not rule out, the nearest with a start that would tell."""
+    """The rivals that the data do not rule out, with a start that would tell if it is asked for.
+
+    It is for the nearest, and for those that the advice speaks of.
+    """
     ebic = found.best.ebic
     plain = [Rival(v.pairs, v.ebic - ebic) for v in rivals]
     near = undecided(_pairs(terms), plain)
     by_pairs = {v.pairs: v for v in rivals}
+    spoken_of = {rival.pairs for rival in advised(_pairs(terms), near)}
     return [
         replace(rival, start=_start(found, final, by_pairs[rival.pairs], original))
-        if i < MOST_PLACED
+        if i < MOST_PLACED or rival.pairs in spoken_of
         else rival
         for i, rival in enumerate(near)
     ]

@@ -15,7 +15,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 CORE = ROOT / "core" / "odekit"
 LINTER = Path(sys.executable).with_name("lint-imports")
-LATE = {"pandas", "sympy", "matplotlib", "rich", "typer", "joblib", "threadpoolctl"}
+LATE = {"pandas", "scipy", "sympy", "matplotlib", "rich", "typer", "joblib", "threadpoolctl"}
 OPTIONAL = {"dask", "distributed"}
 ALWAYS = {"torch", "pluggy", "numpy", "odekit"}
 

@@ -17,8 +17,11 @@ import pytest
 import sympy
 import torch
 from scipy.integrate import solve_ivp
+from scipy.stats import norm
 
 from odekit import Alternative, Equations, Field, ProblemError, Status, Term
+
+NORMAL = norm.ppf(0.975)
 
 HARE = [
     Term("hare", "hare", 0.56134, 0.02, 1.0),
@@ -124,8 +127,8 @@ def test_coefficients(hares):
     assert list(frame) == ["equation", "term", "value", "stderr", "low", "high", "inclusion"]
     assert frame["term"].tolist() == ["hare", "hare*lynx", "lynx", "hare*lynx"]
     assert (frame[["value", "stderr", "low", "high", "inclusion"]].dtypes == "float64").all()
-    np.testing.assert_allclose(frame["high"][0], 0.56134 + 1.96 * 0.02)
-    np.testing.assert_allclose(frame["low"][1], -0.028991 - 1.96 * 0.001)
+    np.testing.assert_allclose(frame["high"][0], 0.56134 + NORMAL * 0.02)
+    np.testing.assert_allclose(frame["low"][1], -0.028991 - NORMAL * 0.001)
     assert frame.loc[3, ["stderr", "low", "high", "inclusion"]].isna().all()
     assert list(Equations(["x"], []).coefficients) == list(frame)
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import sympy
 import torch
+from scipy.stats import norm
 
 from odekit import Parameter, ProblemError, Refined
 
@@ -46,7 +47,7 @@ def test_parameters(refined):
     assert list(table) == ["value", "stderr", "low", "high", "held"]
     assert list(table.index) == list(VALUES)
     assert table["value"].to_dict() == refined.values == VALUES
-    assert table.loc["vmax", "high"] == pytest.approx(1.5 + 1.96 * 0.1)
+    assert table.loc["vmax", "high"] == pytest.approx(1.5 + norm.ppf(0.975) * 0.1)
     assert table.loc["km", ["stderr", "low", "high"]].isna().all()
     assert table["held"].tolist() == [False, False, True]
 

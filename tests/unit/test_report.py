@@ -87,6 +87,7 @@ def test_values_with_errors_share_their_power_of_ten():
     assert with_error(-1.234e-7, 2.5e-9) == "(−1.234 ± 0.025) × 10⁻⁷"
     assert with_error(2.0, None) == "2"
     assert interval(0.997, 0.0061) == "0.9850 to 1.0090"
+    assert interval(0.997, 0.0061, 6) == "0.9821 to 1.0119"
     assert interval(1.0, None) == "n/a"
     assert number(-1.5e-9) == "−1.5 × 10⁻⁹"
 
@@ -190,6 +191,9 @@ def test_the_band_is_that_of_linear_propagation():
     slope = grid * decay(grid, start) + follow * decay(grid, 1.0)
     spread = slope**2 * 0.02**2 + variance * decay(grid, 1.0) ** 2 / (by_start @ by_start)
     np.testing.assert_allclose(found.half_width[:, 0], 1.96 * np.sqrt(spread), rtol=2e-3)
+    few, _ = decaying(noise=SIGMA, degrees_of_freedom=6)
+    wider = compare(few, series, "a").half_width
+    np.testing.assert_allclose(wider, found.half_width * 2.4469 / 1.96, rtol=1e-4)
 
 
 def test_no_band_without_errors_or_where_the_model_leaves_the_data():
@@ -301,6 +305,13 @@ def test_the_page_holds_everything_and_loads_nothing(tmp_path):
         "def f(t, y)",
     ):
         assert piece in page.text, piece
+
+
+def test_the_page_tells_intervals_of_few_data(tmp_path):
+    write_study(study(oscillator(degrees_of_freedom=20 / 3), oscillations()), tmp_path)
+    page = read(tmp_path / "report.html")
+    assert "Intervals by Student's t, 6.67 degrees of freedom." in page.text
+    assert "−4.048 to\N{NO-BREAK SPACE}−3.952" in page.text
 
 
 def test_the_page_tells_an_open_question(tmp_path):

@@ -17,7 +17,8 @@ def equations():
     return Equations(
         ["x", "y"], [Term("x", "x*y", 0.1, 1e-3, 0.9), Term("y", "1/(1 + 2*x)", -2e-17)],
         inputs=["u"], time="year", covariance=[[1e-6, np.nan], [0.0, np.inf]], score=[0.9],
-        confident=True, warnings=["a"], alternatives=[Alternative(plain, 0.25, -3.5)],
+        degrees_of_freedom=20 / 3, confident=True, warnings=["a"],
+        alternatives=[Alternative(plain, 0.25, -3.5)],
         diagnostics={"range": {"x": [0.1, 2]}, "n": np.int64(3), "all": np.arange(2)},
     )  # fmt: skip
 
@@ -26,7 +27,8 @@ def refined():
     return Refined(
         {"x": "-k*x + u", "y": "k/(1 + b*year)"}, [("k", 1 / 3, 0.1), ("b", 2.0, None, True)],
         inputs=["u"], time="year", covariance=np.eye(2), starts=[[0.1, np.nan]], score=[0.9],
-        confident=True, warnings=["a"], diagnostics={"all": np.arange(2)},
+        degrees_of_freedom=20 / 3, confident=True, warnings=["a"],
+        diagnostics={"all": np.arange(2)},
     )  # fmt: skip
 
 
@@ -44,6 +46,21 @@ def test_round_trip(kind, tmp_path):
     assert str(again) == str(MAKE[kind]())
     assert again.confident
     np.testing.assert_array_equal(again.covariance, MAKE[kind]().covariance)
+    assert again.degrees_of_freedom == 20 / 3
+
+
+@pytest.mark.parametrize("kind", [Equations, Refined])
+def test_files_from_before_the_degrees_of_freedom_are_read(kind, tmp_path):
+    path = tmp_path / "m.json"
+    MAKE[kind]().save(path)
+    content = json.loads(path.read_text())
+    del content["degrees_of_freedom"]
+    for alternative in content.get("alternatives", []):
+        del alternative["equations"]["degrees_of_freedom"]
+    path.write_text(json.dumps(content))
+    again = kind.load(path)
+    assert again.degrees_of_freedom is None
+    assert str(again) == str(MAKE[kind]())
 
 
 @pytest.mark.parametrize("kind", [Equations, Refined])
@@ -52,7 +69,8 @@ def test_every_entry_that_is_missing_is_named(kind, tmp_path):
     MAKE[kind]().save(path)
     whole = json.loads(path.read_text())
     assert len(whole) > 10
-    for name in [name for name in whole if name not in ("format", "version")]:
+    newer = ("format", "version", "degrees_of_freedom")
+    for name in [name for name in whole if name not in newer]:
         path.write_text(json.dumps({key: v for key, v in whole.items() if key != name}))
         with pytest.raises(ProblemError) as refused:
             kind.load(path)
@@ -77,6 +95,12 @@ def test_every_entry_that_is_missing_is_named(kind, tmp_path):
         (Equations, lambda c: c.update(covariance=[[1.0]]), "covariance must have shape (2, 2)"),
         (Equations, lambda c: c.update(names=[]), "at least one state"),
         (Equations, lambda c: c["terms"][0].update(value="many"), "damaged"),
+        (
+            Equations,
+            lambda c: c.update(degrees_of_freedom=0),
+            "degrees_of_freedom must be a finite number above 0, got 0",
+        ),
+        (Refined, lambda c: c.update(degrees_of_freedom="many"), "finite number above 0"),
         (Refined, lambda c: c["parameters"][0].pop("held"), "parameter 0 lacks 'held'"),
         (Refined, lambda c: c.update(parameters={}), "parameters must be a list"),
         (Refined, lambda c: c["formulas"].update(x="exec(1)"), "is not a known function"),

@@ -41,6 +41,7 @@ def _print_coefficients(screen: Any, equations: Equations) -> None:
     frame = equations.coefficients
     known = bool(frame["inclusion"].notna().any())
     told, measures = given(equations), units(equations)
+    free = equations.degrees_of_freedom
     columns = ["equation", "term", *numeric[:2], "95 % interval"] + ["in models"] * known
     if measures is not None:
         columns.insert(4, "unit")
@@ -52,7 +53,7 @@ def _print_coefficients(screen: Any, equations: Equations) -> None:
         if measures is not None:
             cells.append(measures[i])
         is_given = (row.equation, row.term) in told
-        cells.append("given" if is_given else interval(row.value, row.stderr))
+        cells.append("given" if is_given else interval(row.value, row.stderr, free))
         if known:
             cells.append("" if row.inclusion != row.inclusion else f"{100 * row.inclusion:.0f} %")
         listing.add_row(*cells)
@@ -62,7 +63,7 @@ def _print_coefficients(screen: Any, equations: Equations) -> None:
         cells = [f"{each.equation}'", f"{each.term} in the denominator", value + power]
         cells += [error + power if error else "n/a"]
         cells += [""] * (measures is not None)
-        listing.add_row(*cells, interval(each.value, each.stderr), *[""] * known)
+        listing.add_row(*cells, interval(each.value, each.stderr, free), *[""] * known)
     screen.print(listing)
 
 

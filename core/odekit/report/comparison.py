@@ -23,6 +23,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from odekit.intervals import half_width
+
 if TYPE_CHECKING:
     from odekit.equations import Equations
     from odekit.series import TimeSeries
@@ -164,6 +166,7 @@ class Simulator:
         self._inputs, self._time = equations.inputs, equations.time
         self._drive = _drive(equations.inputs, series)
         self.covariance = equations.covariance
+        self.reach = half_width(equations.degrees_of_freedom)
         self.steps = 0
 
     def run(
@@ -350,7 +353,7 @@ def _band(
     follow = by_c - by_start @ (inverse @ design.T @ driven)
     total = np.einsum("mdi,ij,mdj->md", follow, sim.covariance, follow)
     total = total + variance * np.einsum("mdi,ij,mdj->md", by_start, inverse, by_start)
-    width = 1.96 * np.sqrt(np.maximum(total, 0.0))
+    width = sim.reach * np.sqrt(np.maximum(total, 0.0))
     # Where errors grow beyond the data themselves the linear picture has ended.
     return width if np.median(width / scale) < 1.5 else None
 

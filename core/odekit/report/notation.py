@@ -13,6 +13,8 @@ from collections.abc import Callable, Sequence
 from html import escape
 from typing import TYPE_CHECKING, Any
 
+from odekit.intervals import half_width
+
 if TYPE_CHECKING:
     from odekit.equations import Equations
 
@@ -99,20 +101,26 @@ def with_error(value: float, stderr: float | None) -> str:
     return f"{text}{power}" + (f" ± {error}" if error else "")
 
 
-def interval(value: float, stderr: float | None) -> str:
+def interval(value: float, stderr: float | None, degrees_of_freedom: float | None = None) -> str:
     """The 95 % interval, to the place that `round_with` rounds to; ``"n/a"`` if not known.
 
+    Args:
+        value: in the middle.
+        stderr: its standard error.
+        degrees_of_freedom: as for `odekit.Equations`.
+
     Example:
-        >>> interval(0.997, 0.0061)
-        '0.9850 to 1.0090'
+        >>> interval(0.997, 0.0061), interval(0.997, 0.0061, 6)
+        ('0.9850 to 1.0090', '0.9821 to 1.0119')
     """
     text, error, exponent = round_with(value, stderr)
     if not error or stderr is None:
         return "n/a"
     digits = len(text.partition(".")[2])
+    width = half_width(degrees_of_freedom) * stderr
     low, high = (
         f"{bound / 10**exponent:.{digits}f}".replace("-", MINUS)
-        for bound in (value - 1.96 * stderr, value + 1.96 * stderr)
+        for bound in (value - width, value + width)
     )
     return f"({low} to {high}) × 10{superscript(exponent)}" if exponent else f"{low} to {high}"
 

@@ -142,6 +142,7 @@ def _coefficients(equations: Equations) -> str:
     head = ["Equation", "Term", "Coefficient", "95 % interval"]
     rows = []
     told, measures = given.given(equations), given.units(equations)
+    free = equations.degrees_of_freedom
     for i, row in enumerate(frame.itertuples()):
         cells = [
             f"<math><mrow>{name_mathml(row.equation)}<mo>′</mo></mrow></math>",
@@ -149,7 +150,7 @@ def _coefficients(equations: Equations) -> str:
             with_error(row.value, row.stderr).replace(" ", NO_BREAK),
             "given"
             if (row.equation, row.term) in told
-            else interval(row.value, row.stderr).replace(" to ", f" to{NO_BREAK}"),
+            else interval(row.value, row.stderr, free).replace(" to ", f" to{NO_BREAK}"),
         ]
         if measures is not None:
             cells.insert(3, escape(measures[i]))
@@ -162,12 +163,14 @@ def _coefficients(equations: Equations) -> str:
             f"<math><mrow>{name_mathml(each.equation)}<mo>′</mo></mrow></math>",
             f"{term_mathml(each.term, variables)} in the denominator",
             with_error(each.value, each.stderr).replace(" ", NO_BREAK),
-            interval(each.value, each.stderr).replace(" to ", f" to{NO_BREAK}"),
+            interval(each.value, each.stderr, free).replace(" to ", f" to{NO_BREAK}"),
         ]
         if measures is not None:
             cells.insert(3, "")
         rows.append([*cells, ""] if known else cells)
     note = "Coefficient ± standard error, in the units of the data."
+    if free is not None:
+        note += f" Intervals by Student's t, {number(free, 3)} degrees of freedom."
     if below:
         note += " The constant of every denominator is one."
     if measures is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy.stats import t as student
 
 import odekit
 
@@ -42,6 +43,16 @@ def test_intervals_are_neither_narrow_nor_wide(observe):
     assert len(z) >= 50
     assert 0.86 <= np.mean(np.abs(z) < 1.96) <= 1.0
     assert 0.75 < np.sqrt(np.mean(z**2)) < 1.3
+
+
+def test_discovery_passes_on_what_the_residuals_leave(observe):
+    series = observe("damped", 0.05, 0)
+    equations = odekit.discover(series)
+    values, numbers = series.y.numel(), len(equations.terms) + 2
+    assert equations.degrees_of_freedom == (values - numbers) / 2
+    row = equations.coefficients.iloc[0]
+    width = student.ppf(0.975, equations.degrees_of_freedom) * row["stderr"]
+    assert row["high"] - row["value"] == pytest.approx(width)
 
 
 @pytest.mark.slow

@@ -65,6 +65,32 @@ def test_intervals_cover_the_truth():
     assert 0.7 < np.std(z) < 1.3
 
 
+def test_intervals_cover_the_truth_with_few_data():
+    """Eight values of each of four states, whose noise levels are all estimated."""
+    rates, names = np.array([0.7, 1.0, 1.3, 1.6]), ["a", "b", "c", "d"]
+    t = np.linspace(0, 2, 8)
+    x = 2 * np.exp(-np.outer(t, rates))
+    formulas = {name: f"-k{name}*{name}" for name in names}
+    inside, normal = [], []
+    for seed in range(20):
+        y = x + 0.05 * np.random.default_rng(seed).standard_normal(x.shape)
+        series = odekit.TimeSeries(t, y, names=names)
+        refined = odekit.refine(formulas, series, noise="additive")
+        assert refined.degrees_of_freedom == 8 - 2
+        table = refined.parameters
+        inside += list((table["low"] <= rates) & (rates <= table["high"]))
+        normal += list(np.abs(table["value"] - rates) < 1.96 * table["stderr"])
+    assert np.mean(normal) < 0.93
+    assert 0.93 < np.mean(inside) < 0.98
+
+
+def test_parameters_that_were_not_fitted_leave_degrees_of_freedom():
+    free = odekit.refine(MENTEN, enzyme(0.05)).degrees_of_freedom
+    held = odekit.refine(MENTEN, enzyme(0.05), fix={"km": 0.3}).degrees_of_freedom
+    bound = odekit.refine(MENTEN, enzyme(0.05), bounds={"km": (0.6, 1.0)}).degrees_of_freedom
+    assert (free, held, bound) == (40 - 3, 40 - 2, 40 - 2)
+
+
 def test_lotka_volterra_from_a_bad_start_and_from_none():
     series = predators(0.05, 2)
     truth = {"a": 1.5, "b": 1.0, "c": 3.0, "d": 1.0}

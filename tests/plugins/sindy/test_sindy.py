@@ -6,6 +6,7 @@ import numpy as np
 import pysindy
 import pytest
 import torch
+from scipy.stats import t as student
 
 import odekit
 from odekit import DiscoveryError, Field, IncompatibleError, ProblemError
@@ -241,6 +242,15 @@ def test_standard_errors_count_independent_observations():
     np.testing.assert_allclose(block, expected, rtol=1e-6)
     np.testing.assert_allclose(covariance(a, e, 30), block * 298 / 28, rtol=1e-6)
     assert covariance(a, e, 3) is None
+
+
+def test_intervals_count_independent_observations_too():
+    equations = odekit.postprocess(exact, solve(exact, end=5.0), "sindy", names=["x", "y"])
+    most = max(sum(t.equation == name for t in equations.terms) for name in ("x", "y"))
+    assert equations.degrees_of_freedom == equations.diagnostics["independent"] - most
+    rows = equations.coefficients
+    width = student.ppf(0.975, equations.degrees_of_freedom) * rows["stderr"]
+    np.testing.assert_allclose(rows["high"] - rows["value"], width, rtol=1e-3)
 
 
 def test_names_of_pysindy_become_formulas():
