@@ -37,12 +37,15 @@ from odekit import (
     Trajectory,
 )
 from odekit_gradients.backward import refuse_forward_mode
-from odekit_gradients.checkpoints import BLOCK, Recorder, split, tape_bytes
+from odekit_gradients.checkpoints import Recorder, split, tape_bytes
 from odekit_gradients.reach import look_behind, pull_back
 from odekit_gradients.retrace import Path, State
 
 FEW = 16
 """Stored states below which nobody asks how many there may be."""
+
+SMALL = 2**20
+"""Bytes of graph that are no burden: stretches grow up to that before memory is counted."""
 
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
 
@@ -52,9 +55,9 @@ class Checkpointed(GradientMethod):
     """Keep few states, take the steps between them again.
 
     Args:
-        checkpoints: at most so many stored states at a time. None for as many as, together with
-            the steps that are taken again in one go, need the least memory: about the square
-            root of the number of steps.
+        checkpoints: at most so many stored states at a time. None for about the square root of
+            the number of steps: as many as need the least memory together with the steps that
+            are taken again in one go, where no more than half of the solve is repeated for it.
         memory_budget: bytes, or a string such as ``"200MB"``: stored states and the graph of the
             steps taken again stay below it. Parameters, the rows of the solution and the times
             of the steps come on top.
@@ -109,7 +112,7 @@ class Checkpointed(GradientMethod):
             trajectory = integrate(detached)
         path = Path.of(problem, integrate, recorder.knots(), trajectory, recorder.structure)
         plan = _Plan(path, recorder.every, room.slots, room.leaf(recorder.every), shared)
-        used = recorder.blocks[: math.ceil(recorder.count / BLOCK)]
+        used = recorder.blocks[: math.ceil(recorder.count / recorder.block)]
         stored = [part for block in used for part in block]
         width = len(stored) // max(len(used), 1)
         y = _Retrace.apply(  # type: ignore[no-untyped-call]
@@ -148,15 +151,13 @@ class _Room:
 
     def __init__(self, problem: Problem, checkpoints: int | None, budget: int | None) -> None:
         self.problem, self.budget, self.slots = problem, budget, checkpoints
-        self._ratio: float | None = None
+        self._bytes: tuple[int, int] | None = None
 
-    @property
-    def ratio(self) -> float:
-        """Bytes of a step's graph over bytes of a stored state; measured once, on one step."""
-        if self._ratio is None:
+    def _measured(self) -> tuple[int, int]:
+        """Bytes of a stored state, and of a step's graph; measured once, on one step."""
+        if self._bytes is None:
             one_step = Trait.ONE_STEP in self.problem.solver.traits
-            state, graph = tape_bytes(self.problem, with_memory=not one_step)
-            self._ratio = graph / state
+            self._bytes = state, graph = tape_bytes(self.problem, with_memory=not one_step)
             if self.budget is not None:
                 if self.budget < state + graph:
                     raise ProblemError(
@@ -164,20 +165,30 @@ class _Room:
                         f"{state} and the graph of one step {graph}"
                     )
                 self.slots = max(1, min(self.budget // 2, self.budget - graph) // state)
-        return self._ratio
+        return self._bytes
 
     def is_full(self, stored: int, every: int) -> bool:
-        """Whether every other state is to be dropped: more would need more memory, not less."""
-        ratio = self.ratio if self.budget is not None or stored >= FEW else 0.0
+        """Whether every other state is to be dropped.
+
+        Half of the states against twice the steps between them, of which half are on a graph at
+        a time: that needs less memory while the states take more than the graph of these steps.
+        """
+        if self.budget is None and stored < FEW:
+            return self.slots is not None and stored > self.slots
+        state, graph = self._measured()
         if self.slots is not None and stored > self.slots:
             return True
-        return stored >= FEW and stored > 2 * every * ratio
+        return stored >= FEW and (2 * every * graph <= SMALL or stored * state > every * graph)
 
     def leaf(self, every: int) -> int:
         """How many steps are taken again in one go."""
-        if self.slots is None:
-            return every
-        return max(1, min(every, int(self.slots / self.ratio)))
+        if self.slots is not None:
+            state, graph = self._measured()
+            return max(1, min(every, self.slots * state // graph))
+        if every == 1:
+            return 1
+        _, graph = self._measured()
+        return every if every * graph <= SMALL else every // 2
 
 
 @dataclass(frozen=True)
@@ -254,7 +265,7 @@ class _Sweep:
             if place == 0:
                 state = path.start(self.y0.detach())
             else:
-                block, slot = divmod(place - 1, BLOCK)
+                block, slot = divmod(place - 1, len(self.stored[0][0]))
                 parts = [part[slot] for part in self.stored[block]]
                 state = path.state(parts, first, self.y0.detach())
             free = None if self.plan.slots is None else self.plan.slots - place

@@ -25,8 +25,8 @@ from odekit import Accepted, Problem
 from odekit.trees import Structure, flatten, leaves_of
 from odekit_gradients.tape import Gauge
 
-BLOCK = 64
-"""States that are allocated together."""
+BLOCK = 2**16
+"""Bytes that are allocated together, so that small states do not cost an allocation each."""
 
 Full = Callable[[int, int], bool]
 """``(stored, every)``: whether so many states, one for so many steps, are too many."""
@@ -41,6 +41,11 @@ class Recorder:
         t: the start time, 0-d or ``(lanes,)``.
         with_memory: keep the solver's memory beside the state.
         full: decides when every other state is dropped.
+
+    Attributes:
+        every: a state is kept after each so many steps.
+        count: how many there are.
+        blocks: the states and the solver's memory, ``block`` of them together.
     """
 
     def __init__(self, start: Tensor, t: Tensor, full: Full, *, with_memory: bool) -> None:
@@ -48,6 +53,7 @@ class Recorder:
         self.lanes = len(t) if t.dim() else None
         self.every, self.count = 1, 0
         self.blocks: list[list[Tensor]] = []
+        self.block = 1
         self.start = t
         self.ends = array("d")
         self.attempts: list[Tensor] = []
@@ -79,8 +85,10 @@ class Recorder:
         return [step.y, *leaves]
 
     def _store(self, slot: int, parts: list[Tensor], lanes: Tensor | None) -> None:
-        if slot >= BLOCK * len(self.blocks):
-            self.blocks.append([part.new_empty((BLOCK, *part.shape)) for part in parts])
+        if slot >= self.block * len(self.blocks):
+            size = sum(part.numel() * part.element_size() for part in parts)
+            self.block = max(1, BLOCK // max(size, 1))
+            self.blocks.append([part.new_empty((self.block, *part.shape)) for part in parts])
         for place, part in zip(self.stored(slot), parts, strict=True):
             if lanes is None or slot >= self.count:
                 place.copy_(part)
@@ -91,7 +99,7 @@ class Recorder:
 
     def stored(self, slot: int) -> list[Tensor]:
         """The state of this number, and the solver's memory if that is kept."""
-        return [block[slot % BLOCK] for block in self.blocks[slot // BLOCK]]
+        return [block[slot % self.block] for block in self.blocks[slot // self.block]]
 
     def _thin(self) -> None:
         """Keep the states after 2, 4, 6, ... times ``every`` steps, where they are."""

@@ -7,6 +7,8 @@ Shapes: with a shared step size knots are ``(S + 1,)``; per sample they are ``(l
 
 from __future__ import annotations
 
+import bisect
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, cast
@@ -116,6 +118,17 @@ class Path:
         """How many there are, of the lane with the most of them."""
         return self.knots.shape[-1] - 1
 
+    @functools.cached_property
+    def _falls(self) -> bool:
+        """Whether time runs backwards; with a shared step size."""
+        return bool(self.problem.t[-1] < self.problem.t[0])
+
+    @functools.cached_property
+    def _times(self) -> list[float]:
+        """The output times with a shared step size, as numbers that rise."""
+        times: list[float] = self.problem.t.tolist()
+        return [-t for t in times] if self._falls else times
+
     def start(self, y0: Tensor) -> State:
         """Where the first stretch begins."""
         return State(y0, self.problem.memory)
@@ -186,16 +199,18 @@ class Path:
 
         The last is ``(m, lanes)``, or None with a shared step size.
         """
-        times = t.detach()
         if self.problem.save == "steps":
-            t = times = t[..., :0]
+            t = t[..., :0]
+        if begin.dim() == 0:
+            ends = (-float(x) if self._falls else float(x) for x in (begin, end))
+            rising = self._times if t.shape[-1] else []
+            low, high = (bisect.bisect_right(rising, x) for x in ends)
+            return t[low:high], (torch.arange(low, high, device=t.device),), None
+        times = t.detach()
         sign = torch.where(self.problem.t[..., -1] < self.problem.t[..., 0], -1.0, 1.0)
         inside = ((times - begin[..., None]) * sign[..., None] > 0) & (
             (times - end[..., None]) * sign[..., None] <= 0
         )
-        if begin.dim() == 0:
-            places = inside.nonzero()[:, 0]
-            return t[places], (places,), None
         count = inside.sum(1)
         longest = int(count.max()) if inside.numel() else 0
         ahead = torch.arange(longest, device=t.device)

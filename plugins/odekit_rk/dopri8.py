@@ -71,5 +71,5 @@ class Dopri8(ExplicitRungeKutta):
         # Stages 2 to 5 have no weight here; any slope may stand in for them.
         kept = dict(zip(self.kept, step.dense, strict=True))
         k = [kept.get(stage, step.dense[0]) for stage in range(13)]
-        k, _ = evaluate_stages(self.extended, field, t, h, y, k)
+        k, _, _ = evaluate_stages(self.extended, field, t, h, y, k)
         return tuple(k[stage] for stage in dop853.USED)

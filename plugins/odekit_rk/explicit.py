@@ -73,14 +73,14 @@ class ExplicitRungeKutta(Solver):
         Never raises: a field that returns NaN gives a NaN proposal.
         """
         tableau = self.tableau
-        k, y1 = evaluate_stages(tableau, field, t, h, y, [state])
+        k, y1, now = evaluate_stages(tableau, field, t, h, y, [state])
         if not tableau.fsal:
             y1 = advance(y, h, tableau.b, k)
         error = None
         if Trait.ERROR_ESTIMATE in self.traits:
             with torch.no_grad():  # step control is never differentiated
                 error = self.estimate(h, k)
-        last = k[-1] if tableau.fsal else field(t + h, y1)
+        last = k[-1] if tableau.fsal else field(now if tableau.c[-1] == 1 else t + h, y1)
         dense = tuple(k[i] for i in self.kept) if self.kept else (state, last)
         return Step(y1, error, last, dense)
 
@@ -111,8 +111,8 @@ class ExplicitRungeKutta(Solver):
 
 def evaluate_stages(
     tableau: ButcherTableau, field: FlatField, t: Tensor, h: Any, y: Tensor, k: list[Tensor]
-) -> tuple[list[Tensor], Tensor]:
-    """The slopes of all stages, of which ``k`` brings the first, and where the last one sits."""
+) -> tuple[list[Tensor], Tensor, Tensor]:
+    """The slopes of all stages, of which ``k`` brings the first; where and when the last one is."""
     place, now, before = y, t, 0.0
     first = len(k)
     for node, row in zip(tableau.c[first:], tableau.a[first:], strict=True):
@@ -120,7 +120,7 @@ def evaluate_stages(
         if node != before:
             now, before = t + node * h, node
         k.append(field(now, place))
-    return k, place
+    return k, place, now
 
 
 def scaled_sum(h: Any, weights: Sequence[float], k: Sequence[Tensor]) -> Tensor:

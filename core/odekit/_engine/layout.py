@@ -117,13 +117,20 @@ class Layout:
         real = self.dtype.to_real() if self.dtype.is_complex else self.dtype
         per_sample, plain = self.lanes is not None, self.plain
         witness: _Witness | None = _Witness()
+        asked = told = torch.empty(0)
 
         def flat(t: Tensor, y: Tensor) -> Tensor:
-            if per_sample:
-                t = t.reshape(-1)
-            if t.dtype != real:
-                t = t.to(real)
-            nonlocal witness
+            nonlocal witness, asked, told
+            if t is asked:  # stages that share a time share what the field is told
+                t = told
+            else:
+                given = t
+                if per_sample:
+                    t = t.reshape(-1)
+                if t.dtype != real:
+                    t = t.to(real)
+                if not given.requires_grad:  # else its graph would be kept alive
+                    asked, told = given, t
             state = y if plain else self.unflatten(y)
             before = _version(y) if witness is not None else 0
             slope = field(t, state, args) if has_args else field(t, state)

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 import odekit
-from odekit import IncompatibleError, ProblemError, SolveError
+from odekit import Accepted, IncompatibleError, ProblemError, SolveError
 from odekit_gradients.checkpointed import read_bytes
-from odekit_gradients.checkpoints import cost, split
+from odekit_gradients.checkpoints import Recorder, cost, split
 
 DOUBLE = torch.float64
 EXACT = 1e-12
@@ -199,6 +199,30 @@ def test_memory_grows_with_the_root_of_the_steps() -> None:
     few, many = (saved_bytes(checkpointed(), steps) for steps in (100, 6400))
     assert many <= 64**0.6 * few
     assert saved_bytes("unrolled", 1600) > 20 * many
+
+
+@pytest.mark.parametrize("size", [4, 100_000])
+def test_only_small_states_are_allocated_ahead(size: int) -> None:
+    start = torch.zeros(size, dtype=DOUBLE)
+    recorder = Recorder(start, torch.tensor(0.0), lambda stored, _: stored > 2, with_memory=False)
+    for i in range(1, 21):
+        recorder(Accepted(float(i), start + i, None, jump=False))
+    taken = sum(part.numel() for block in recorder.blocks for part in block)
+    assert taken <= max(3 * size, 10_000)
+    assert (len(recorder.blocks) == 1) == (size == 4)
+    assert [float(recorder.stored(i)[0][0]) for i in range(recorder.count)] == [8, 16]
+
+
+def test_stretches_with_a_large_graph_are_halved() -> None:
+    steps = 300
+    case = Case(solver="rk4", step_size=3 / steps)
+    case.y0 = case.y0.repeat(500, 1)
+    want = case.gradients("unrolled", times=False)
+    case.calls = 0
+    found = case.gradients(checkpointed(), times=False)
+    close(found, want)
+    # One solve forward, one on graphs, half of one in between; 4 evaluations in each step.
+    assert 2.3 * 4 * steps < case.calls < 2.8 * 4 * steps
 
 
 @pytest.mark.parametrize("bad", ["200", "much", "-3MB", 0, "", "1.2.3MB", "5TB"])
