@@ -48,6 +48,7 @@ from odekit import (
     StepController,
     Trajectory,
 )
+from odekit_gradients.ambient import Ambient
 from odekit_gradients.backward import (
     BackwardSolve,
     Ends,
@@ -117,7 +118,7 @@ class Adjoint(GradientMethod):
             return trajectory
         t = problem.t if problem.save == "times" else trajectory.t
         failed = bool(trajectory.status.any())
-        how = _Backward(problem, back, integrate, self, failed, shared)
+        how = _Backward(problem, back, integrate, self, failed, shared, Ambient.now(t.device))
         y = _Backsolve.apply(  # type: ignore[no-untyped-call]
             how, trajectory.y, t, problem.y0, *problem.params
         )
@@ -154,6 +155,7 @@ class _Backward:
     options: Adjoint
     failed: bool
     shared: bool
+    ambient: Ambient
 
 
 class _Backsolve(torch.autograd.Function):
@@ -184,7 +186,8 @@ class _Backsolve(torch.autograd.Function):
         if not ends.finite:
             return (None, None, *not_a_number(t, y[0], *params))
         clock = torch.zeros_like(t) if ctx.needs_input_grad[2] else None
-        a, grad_t, grad_p = _go_back(how, ends, t, clock)
+        with how.ambient.restored():
+            a, grad_t, grad_p = _go_back(how, ends, t, clock)
         parts = torch.split(grad_p, [p.numel() for p in params]) if params else ()
         grads = [
             _real_like(part, p).reshape(p.shape).to(p.dtype)

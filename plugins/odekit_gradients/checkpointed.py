@@ -36,6 +36,7 @@ from odekit import (
     Trait,
     Trajectory,
 )
+from odekit_gradients.ambient import Ambient
 from odekit_gradients.backward import refuse_forward_mode
 from odekit_gradients.checkpoints import Recorder, split, tape_bytes
 from odekit_gradients.reach import look_behind, pull_back
@@ -111,7 +112,8 @@ class Checkpointed(GradientMethod):
         with torch.no_grad():
             trajectory = integrate(detached)
         path = Path.of(problem, integrate, recorder.knots(), trajectory, recorder.structure)
-        plan = _Plan(path, recorder.every, room.slots, room.leaf(recorder.every), shared)
+        leaf, ambient = room.leaf(recorder.every), Ambient.now(problem.y0.device)
+        plan = _Plan(path, recorder.every, room.slots, leaf, shared, ambient)
         used = recorder.blocks[: math.ceil(recorder.count / recorder.block)]
         stored = [part for block in used for part in block]
         width = len(stored) // max(len(used), 1)
@@ -201,6 +203,7 @@ class _Plan:
         slots: at most so many states at a time; None for no limit.
         leaf: steps on a graph at a time.
         shared: whether calls of the field have part of a graph in common.
+        ambient: what the solve ran under.
     """
 
     path: Path
@@ -208,6 +211,7 @@ class _Plan:
     slots: int | None
     leaf: int
     shared: bool
+    ambient: Ambient
 
 
 class _Retrace(torch.autograd.Function):
@@ -234,12 +238,13 @@ class _Retrace(torch.autograd.Function):
         count, width = ctx.stored
         stored = [rest[i : i + width] for i in range(0, count, max(width, 1))]
         sources = (t, y0, *plan.path.problem.params)
-        if torch.is_grad_enabled():  # create_graph=True: the answer needs a graph of its own
-            rows, _ = plan.path.go(plan.path.start(y0), 0, plan.path.steps, t)
-            found = pull_back(rows.values, sources, grad_y[rows.places], create_graph=True)
-            found[1] = found[1] + grad_y[0]
-        else:
-            found = _Sweep(plan, t, y0, stored, grad_y).run()
+        with plan.ambient.restored():
+            if torch.is_grad_enabled():  # create_graph=True: the answer needs a graph of its own
+                rows, _ = plan.path.go(plan.path.start(y0), 0, plan.path.steps, t)
+                found = pull_back(rows.values, sources, grad_y[rows.places], create_graph=True)
+                found[1] = found[1] + grad_y[0]
+            else:
+                found = _Sweep(plan, t, y0, stored, grad_y).run()
         grad_t, grad_y0, *grads = found
         return None, None, None, grad_t, grad_y0, *(None,) * count, *grads
 

@@ -24,7 +24,6 @@ Source: a reverse sweep over stored states, A. Griewank and A. Walther, "Evaluat
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import Any, final
 
@@ -43,6 +42,7 @@ from odekit import (
     Trajectory,
 )
 from odekit.trees import flatten, unflatten
+from odekit_gradients.ambient import Ambient
 from odekit_gradients.reach import look_behind
 from odekit_gradients.recomputed import recompute
 from odekit_gradients.transforms import refuse_transforms
@@ -64,7 +64,7 @@ class Discrete(GradientMethod):
         params, shared = look_behind(problem)
         if not any(x.requires_grad for x in (problem.y0, problem.t, *params)):
             return integrate(problem)
-        recalled = _Recalled(problem.solver, params, problem.y0.device.type, shared=shared)
+        recalled = _Recalled(problem.solver, params, problem.y0.device, shared=shared)
         trajectory = integrate(replace(problem, solver=recalled))
         if trajectory.dense is None:
             return trajectory
@@ -79,7 +79,7 @@ class _Recalled(Solver):
     order = 1  # of the class; an instance has that of its solver
 
     def __init__(
-        self, solver: Solver, params: tuple[Tensor, ...], device: str, *, shared: bool
+        self, solver: Solver, params: tuple[Tensor, ...], device: torch.device, *, shared: bool
     ) -> None:
         self.solver, self.params, self.shared = solver, params, shared
         self.versions = [x._version for x in params]
@@ -87,8 +87,7 @@ class _Recalled(Solver):
         self.error_order = solver.error_order  # type: ignore[misc]
         self.dense_order = solver.dense_order  # type: ignore[misc]
         self.traits = solver.traits & ~Trait.REVERSIBLE  # type: ignore[misc]
-        self.cast = _autocast_dtype(device)
-        self.device = device
+        self.ambient = Ambient.now(device)
 
     def init(self, field: FlatField, t: Tensor, y: Tensor) -> Any:
         return self.solver.init(field, t, y)
@@ -99,15 +98,6 @@ class _Recalled(Solver):
         leaves, structure = _open(state)
         memory = [x for x in leaves if _is_smooth(x)]
         return _Taken(self, field, h, leaves, structure).attach([t, y, *memory])
-
-    def as_before(self) -> AbstractContextManager[Any]:
-        """The mixed precision under which the solve was started."""
-        now = _autocast_dtype(self.device)
-        if now == self.cast:
-            return nullcontext()
-        return torch.autocast(
-            self.device, dtype=self.cast, enabled=self.cast is not None, cache_enabled=False
-        )
 
     def complete(
         self, field: FlatField, t: Tensor, h: Any, y: Tensor, step: Step
@@ -141,7 +131,7 @@ class _Taken:
         t, y, *memory = inputs
         parts = iter(memory)
         state = _close([next(parts) if x is None else x for x in self.fixed], self.structure)
-        with self.solver.as_before():
+        with self.solver.ambient.restored():
             step = self.solver.solver.step(self.field, t, self.h, y, state)
         leaves, structure = _open(step.state)
         values = [step.y, *step.dense, *leaves]
@@ -198,11 +188,6 @@ class _Brought:
         count = len(self.step.dense)
         state = _close(values[count:], self.structure)
         return Step(y, self.step.error, state, tuple(values[:count]), self.step.failed)
-
-
-def _autocast_dtype(device: str) -> torch.dtype | None:
-    """That of the mixed precision which is switched on, or None."""
-    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
 
 
 def _is_smooth(x: Any) -> bool:

@@ -47,6 +47,7 @@ from odekit import (
     StepController,
     Trajectory,
 )
+from odekit_gradients.ambient import Ambient
 from odekit_gradients.backward import (
     BackwardSolve,
     Ends,
@@ -113,7 +114,8 @@ class Interpolated(GradientMethod):
             _check_dense(trajectory.dense)
         t = problem.t if problem.save == "times" else trajectory.t
         failed = bool(trajectory.status.any())
-        how = _Backward(problem, back, integrate, trajectory.dense is not None, failed, shared)
+        kept, ambient = trajectory.dense is not None, Ambient.now(t.device)
+        how = _Backward(problem, back, integrate, kept, failed, shared, ambient)
         y = _Interpolated.apply(  # type: ignore[no-untyped-call]
             how, parts_of(trajectory.dense), trajectory.y, t, problem.y0, *problem.params
         )
@@ -130,6 +132,7 @@ class _Backward:
     dense: bool
     failed: bool
     shared: bool
+    ambient: Ambient
 
 
 class _Interpolated(torch.autograd.Function):
@@ -170,7 +173,8 @@ class _Interpolated(torch.autograd.Function):
         else:
             dense = restored(problem.solver, saved[: ctx.count]) if how.dense else None
             clock = torch.zeros_like(t) if ctx.needs_input_grad[3] else None
-            a, grad_t, found = _go_back(how, dense, ends, t, clock, wanted)
+            with how.ambient.restored():
+                a, grad_t, found = _go_back(how, dense, ends, t, clock, wanted)
         left = iter(found)
         grads = [None if p is None else next(left) for p in params]
         return None, None, None, grad_t, a, *grads

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import get_gradient_edge
 
-from odekit import Problem
+from odekit import IncompatibleError, Problem
 
 
 def find_sources(value: Tensor, known: Sequence[Tensor] = ()) -> dict[int, Tensor]:
@@ -47,14 +47,29 @@ def look_behind(problem: Problem) -> tuple[tuple[Tensor, ...], bool]:
 
     The first are the parameters of the problem and those that only a look at the field's graph
     finds. Calls share a graph behind a tensor that was computed before the solve.
+
+    Raises:
+        IncompatibleError: the field is random, so that it cannot be evaluated again.
     """
     t = problem.t.detach()[..., 0]
     t = t[:, None] if t.dim() else t
     with torch.enable_grad():
         once, again = (problem.field(t, problem.y0.detach()) for _ in range(2))
+    _check_repeats(once.detach(), again.detach())
     known = {id(p): p for p in problem.params}
     params = tuple((known | find_sources(once, problem.params)).values())
     return params, not _nodes(once).isdisjoint(_nodes(again))
+
+
+def _check_repeats(once: Tensor, again: Tensor) -> None:
+    off = (once - again).abs()
+    size = float(once.abs().amax()) if once.numel() else 0.0
+    if bool((off > torch.finfo(once.dtype).eps ** 0.5 * size).any()):
+        raise IncompatibleError(
+            "the field gives two slopes for the same time and state, so a gradient that evaluates "
+            "it again would be wrong: switch dropout off with .eval(), hold the noise fixed, or "
+            "use gradient='unrolled'"
+        )
 
 
 def _nodes(value: Tensor) -> set[Any]:

@@ -65,7 +65,7 @@ class Retreat:
         wants_t: bool,
         shared: bool,
     ) -> None:
-        self.shared = shared
+        self.common = shared
         self.problem, self.solver, self.steps = problem, problem.solver, steps
         self.params, self.wants_t = list(params), wants_t
         self.shared = not problem.per_sample
@@ -181,7 +181,7 @@ class Retreat:
             kept, cotangents = _split(piece.active, cotangents, rows=walked.rows is not None)
         count = 3 + len(walked.leaves)
         sources = [walked.start, walked.shift, walked.t_rows, *walked.leaves, *self.params]
-        found = pull_back(values, sources, cotangents, retain=self.shared)
+        found = pull_back(values, sources, cotangents, retain=self.common)
         for total, part in zip(self.grads, found[count:], strict=True):
             total += part
         if self.wants_t:

@@ -40,6 +40,7 @@ from odekit import (
     Trajectory,
 )
 from odekit.trees import Structure, flatten, unflatten
+from odekit_gradients.ambient import Ambient
 from odekit_gradients.backward import refuse_forward_mode
 from odekit_gradients.footsteps import Footsteps, Watch
 from odekit_gradients.reach import look_behind
@@ -79,7 +80,7 @@ class Reversible(GradientMethod):
                 return integrate(quiet)
             trajectory, steps, lost = _walk(quiet, integrate)
         leaves, structure = flatten(steps.packed())
-        how = _Back(problem, structure, lost, len(leaves), shared)
+        how = _Back(problem, structure, lost, len(leaves), shared, Ambient.now(problem.t.device))
         t = problem.t if problem.save == "times" else trajectory.t
         y = _TakeBack.apply(  # type: ignore[no-untyped-call]
             how, trajectory.y, leaves, t, problem.y0, *problem.params
@@ -115,6 +116,7 @@ class _Back:
     lost: Tensor | None
     count: int
     shared: bool
+    ambient: Ambient
 
 
 class _TakeBack(torch.autograd.Function):
@@ -153,7 +155,8 @@ class _TakeBack(torch.autograd.Function):
         _, _, _, wants_t, wants_y0, *wanted = ctx.needs_input_grad
         params = [p for p, asked in zip(how.problem.params, wanted, strict=True) if asked]
         retreat = Retreat(how.problem, steps, params, wants_t=wants_t, shared=how.shared)
-        grad_t, grad_y0, grads = retreat.run(grad_y)
+        with how.ambient.restored():
+            grad_t, grad_y0, grads = retreat.run(grad_y)
         found = iter(grads)
         by_param = [next(found) if asked else None for asked in wanted]
         return None, None, None, grad_t, grad_y0 if wants_y0 else None, *by_param

@@ -17,6 +17,12 @@ import odekit
 METHODS = ("unrolled", "discrete", "checkpointed", "interpolated", "adjoint", "reversible")
 
 
+class Hidden:
+    """Holds a tensor where only the graph leads to it."""
+
+    weight: Tensor
+
+
 def through(gradient: str) -> Any:
     if gradient == "reversible":
         return odekit.create("solver", "reversible", solver="tsit5")
@@ -94,3 +100,56 @@ def test_nothing_is_left_behind_after_many_solves(gradient: str) -> None:
     for _ in range(20):
         train(model, y0)
     assert tensors() <= before
+
+
+@pytest.mark.parametrize("mixed", [False, True])
+@pytest.mark.parametrize("gradient", METHODS[2:])
+def test_the_way_back_has_the_precision_of_the_way_forward(gradient: str, *, mixed: bool) -> None:
+    """Whether or not the backward pass runs under an autocast of its own."""
+    model, y0 = Flow(gradient).field.float(), batch().float().requires_grad_()
+    found = []
+    for inside in (False, True):
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=mixed):
+            y = odekit.solve(
+                lambda t, y: model(y).float(),
+                y0,
+                [0.0, 1.0],
+                solver=through(gradient),
+                gradient=gradient,
+                step_size=1 / 16,
+            ).y
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=inside):
+            found.append(torch.autograd.grad(y[-1].sin().sum(), y0)[0])
+    assert torch.equal(*found)
+
+
+@pytest.mark.parametrize("gradient", METHODS[1:])
+def test_a_field_that_cannot_be_evaluated_again_is_refused(gradient: str) -> None:
+    model = Flow(gradient)
+    model.field.append(nn.Dropout(0.5))
+    with pytest.raises(odekit.IncompatibleError, match=r"two slopes.*\.eval\(\)"):
+        train(model, batch())
+    model.eval()
+    train(model, batch())
+
+
+@pytest.mark.parametrize("gradient", METHODS[1:])
+@pytest.mark.parametrize("per_sample", [False, True])
+def test_weights_computed_before_the_solve(gradient: str, *, per_sample: bool) -> None:
+    """Every call of the field then shares that part of the graph, which has to be kept."""
+    raw = torch.tensor([[0.1, -0.7], [0.9, 0.2]], dtype=torch.float64, requires_grad=True)
+    found = []
+    for name in ("unrolled", gradient):
+        Hidden.weight = torch.sinh(raw) @ raw
+        y = odekit.solve(
+            lambda t, y: torch.tanh(y) @ torch.cos(Hidden.weight),
+            batch(),
+            [0.0, 0.4, 1.0],
+            solver=through(gradient),
+            gradient=name,
+            per_sample=per_sample,
+            rtol=1e-9,
+            atol=1e-11,
+        ).y
+        found.append(torch.autograd.grad(y.square().sum(), raw)[0])
+    assert float((found[0] - found[1]).norm()) < 1e-7 * float(found[0].norm())
