@@ -25,7 +25,7 @@ from odekit.formulas import parse
 from odekit_sindy.customs import Customs, Key, key_of
 from odekit_sindy.data import Dataset
 from odekit_sindy.found import Found, Rung
-from odekit_sindy.identifiability import RIVAL
+from odekit_sindy.identifiability import STRONG
 from odekit_sindy.library import Library
 from odekit_sindy.models import Support
 from odekit_sindy.rational import Rational
@@ -127,7 +127,7 @@ def _worth_trying(
     # What is said about terms that this library lacks, a larger one would know.
     rules = library.rules
     kinds = ("term", "form") if rules is None else ("form",)
-    near = [f for f in findings.alike if f.kind in kinds and f.change < RIVAL]
+    near = [f for f in findings.alike if f.kind in kinds and f.change < STRONG]
     if rules is not None:
         near = [f for f in near if not any(map(rules.protected, _gone(found, final, f, original)))]
     return near[:MOST_TRIED]

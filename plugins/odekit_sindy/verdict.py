@@ -262,16 +262,21 @@ def _doubts_of_structure(seen: Evidence, *, hopeless: bool, fits: bool) -> list[
 
 
 def _lookalikes(seen: Evidence) -> list[str]:
-    """The nearest look-alike of each equation, if it is about as good as the answer."""
+    """The nearest look-alike of each equation, if the data do not rule it out.
+
+    It does without a term of the answer, so it is another claim, and has to be far to be none.
+    """
     out, named = [], set()
     for finding in seen.findings.alike:
-        if finding.change >= RIVAL or finding.equation in named:
+        if finding.change >= STRONG or finding.equation in named:
             continue
         named.add(finding.equation)
+        near = finding.change < RIVAL
         if finding.kind == "term":
             out.append(
-                f"{' + '.join(finding.replaced)} and {finding.probe} in {finding.equation}' cannot "
-                f"be told apart on these data (swapping them changes EBIC by "
+                f"{' + '.join(finding.replaced)} and {finding.probe} in {finding.equation}' "
+                f"{'cannot' if near else 'can hardly'} be told apart on these data (swapping them "
+                f"changes EBIC by "
                 f"{finding.change:.1f}); a start that leads through other states would separate "
                 "them."
             )
@@ -283,8 +288,8 @@ def _lookalikes(seen: Evidence) -> list[str]:
             "time": "a hidden drive is not ruled out",
         }[finding.kind]
         out.append(
-            f"In {finding.equation}', {finding.probe} would do as well as {replaced} (EBIC "
-            f"changes by {finding.change:.1f}): {fate}; a start that leads through other states "
-            "would tell."
+            f"In {finding.equation}', {finding.probe} would do {'' if near else 'nearly '}as well "
+            f"as {replaced} (EBIC changes by {finding.change:.1f}): {fate}; a start that leads "
+            "through other states would tell."
         )
     return out

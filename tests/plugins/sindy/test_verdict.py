@@ -47,6 +47,7 @@ def test_nothing_to_doubt():
 
 OMITTED = Findings(omitted=(Finding("x", "the past of y", (), -9.0, "past"),))
 ALIKE = Findings(alike=(Finding("y", "a root of x", ("x**2",), 1.0),))
+UNLIKELY = Findings(alike=(Finding("y", "a root of x", ("x**2",), 5.0),))
 FAR = Findings(alike=(Finding("y", "a root of x", ("x**2",), 7.0),))
 
 
@@ -58,6 +59,7 @@ FAR = Findings(alike=(Finding("y", "a root of x", ("x**2",), 7.0),))
         ({"memory": np.array([4.2, 0])}, r"residuals of x have a memory \(z = 4.2\)", False),
         ({"chance": np.array([1, 1e-5])}, "residuals of y have a pattern", False),
         ({"findings": OMITTED}, "x' seems to depend on the past of y .* delay", False),
+        ({"findings": UNLIKELY}, r"root of x would do nearly as well as x\*\*2", True),
         ({"findings": ALIKE}, r"a root of x would do as well as x\*\*2 .* settle the form", True),
         ({"score": [0.2], "excess": [9.0]}, "departs from trajectory 0", True),
         (
