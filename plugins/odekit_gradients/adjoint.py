@@ -48,7 +48,6 @@ from odekit import (
     StepController,
     Trajectory,
 )
-from odekit_gradients.ambient import Ambient
 from odekit_gradients.backward import (
     BackwardSolve,
     Ends,
@@ -56,12 +55,13 @@ from odekit_gradients.backward import (
     beside,
     continued,
     find_ends,
-    not_a_number,
     real,
     refuse_forward_mode,
+    with_spoilt,
 )
 from odekit_gradients.drift import is_far
 from odekit_gradients.reach import look_behind, pull_back
+from odekit_gradients.unchanged import Witness
 
 
 @final
@@ -104,12 +104,12 @@ class Adjoint(GradientMethod):
                 real field, parts that cannot serve a backward solve, or forward mode.
         """
         refuse_forward_mode(problem, "adjoint")
-        shared = True
-        if torch.is_grad_enabled():
-            params, shared = look_behind(problem)
-            problem = replace(problem, params=params)
+        if not torch.is_grad_enabled():
+            return integrate(problem)
+        params, shared, witness = look_behind(problem)
+        problem = replace(problem, params=params)
         wanted = (problem.y0, problem.t, *problem.params)
-        attach = torch.is_grad_enabled() and any(x.requires_grad for x in wanted)
+        attach = any(x.requires_grad for x in wanted)
         back = self._prepare(problem) if attach else problem
         with torch.no_grad():
             detached = replace(problem, y0=problem.y0.detach(), t=problem.t.detach(), params=())
@@ -118,7 +118,7 @@ class Adjoint(GradientMethod):
             return trajectory
         t = problem.t if problem.save == "times" else trajectory.t
         failed = bool(trajectory.status.any())
-        how = _Backward(problem, back, integrate, self, failed, shared, Ambient.now(t.device))
+        how = _Backward(problem, back, integrate, self, failed, shared, witness)
         y = _Backsolve.apply(  # type: ignore[no-untyped-call]
             how, trajectory.y, t, problem.y0, *problem.params
         )
@@ -155,7 +155,7 @@ class _Backward:
     options: Adjoint
     failed: bool
     shared: bool
-    ambient: Ambient
+    witness: Witness
 
 
 class _Backsolve(torch.autograd.Function):
@@ -183,11 +183,12 @@ class _Backsolve(torch.autograd.Function):
         ends = find_ends(
             y, grad_y, per_sample=how.problem.per_sample, failed=how.failed, one_scale=True
         )
-        if not ends.finite:
-            return (None, None, *not_a_number(t, y[0], *params))
         clock = torch.zeros_like(t) if ctx.needs_input_grad[2] else None
-        with how.ambient.restored():
+        if ends.last:
+            how.witness.check()
+        with how.witness.ambient.restored():
             a, grad_t, grad_p = _go_back(how, ends, t, clock)
+        a, grad_t, [grad_p] = with_spoilt(ends, a, grad_t, [grad_p])
         parts = torch.split(grad_p, [p.numel() for p in params]) if params else ()
         grads = [
             _real_like(part, p).reshape(p.shape).to(p.dtype)
@@ -218,7 +219,7 @@ def _go_back(
             state = torch.where(ends.lost[i + 1][:, None], y[i], state)
         leg = replace(how.back, controller=control, t=torch.stack([t[..., i], t[..., i - 1]]))
         state, a, grad_p = _leg(how, leg, ends.lost[i], (state, a, grad_p))
-        drifted = drifted or is_far(problem, control.inner, state, y[i - 1])
+        drifted = drifted or is_far(problem, control.inner, state, y[i - 1], y[i])
     if drifted:
         warnings.warn(
             "gradient='adjoint': the state recovered on the way back is far from the solution, so "

@@ -8,8 +8,9 @@ Shapes: rows and cotangents are ``(n, *state)``; ``t`` is ``(n,)``, or ``(lanes,
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -151,7 +152,8 @@ class Ends(NamedTuple):
             ``(lanes, 1)`` per sample, where no lane may depend on another.
         lost: ``(n, lanes)``, which rows were not reached; one column with a shared step size.
         last: the last row with a cotangent; 0 where the backward solve has nothing to do.
-        finite: whether the cotangents are numbers at all.
+        spoilt: ``(lanes,)``, whose cotangents are not numbers; zero in ``grad``. One entry with a
+            shared step size.
     """
 
     y: Tensor
@@ -159,7 +161,7 @@ class Ends(NamedTuple):
     scale: Tensor
     lost: Tensor
     last: int
-    finite: bool
+    spoilt: Tensor
 
 
 def find_ends(
@@ -174,13 +176,14 @@ def find_ends(
         wide = lost if per_sample else lost[:, 0]
         wide = wide.reshape(*wide.shape, *(1,) * (y.dim() - wide.dim()))
         y, grad_y = torch.where(wide, y[0], y), torch.where(wide, 0, grad_y)
+    spoilt = ~torch.isfinite(grad_y).reshape(len(y), lanes, -1).all(-1).all(0)
+    grad_y = torch.where(spoilt[:, None] if per_sample else spoilt, 0, grad_y)
     size = grad_y.abs()
     scale = size.amax((0, 2))[:, None] if per_sample and not one_scale else size.max()
-    finite = bool(torch.isfinite(scale).all())
     scale = torch.where(scale > 0, scale, 1.0)
     used = (size.reshape(len(y), -1) > 0).any(1).nonzero()
     last = int(used[-1]) if len(used) else 0
-    return Ends(y, grad_y / scale, scale, lost, last, finite)
+    return Ends(y, grad_y / scale, scale, lost, last, spoilt)
 
 
 def beside(problem: Problem, t: Tensor, i: int, side: int) -> Tensor:
@@ -206,6 +209,15 @@ def real(x: Tensor) -> Tensor:
     return x.real if x.is_complex() else x
 
 
-def not_a_number(*shapes: Tensor) -> list[Any]:
-    """Gradients of a loss whose own derivative is not finite."""
-    return [torch.full_like(x, torch.nan) for x in shapes]
+def with_spoilt(
+    ends: Ends, a: Tensor, grad_t: Tensor | None, grads: Sequence[Tensor]
+) -> tuple[Tensor, Tensor | None, list[Tensor]]:
+    """Gradients that are NaN where the loss's own derivative is: a lane's own, and all shared."""
+    if not bool(ends.spoilt.any()):
+        return a, grad_t, list(grads)
+    lane = ends.spoilt[:, None] if len(ends.spoilt) > 1 else ends.spoilt
+    return (
+        torch.where(lane, torch.nan, a),
+        None if grad_t is None else torch.where(lane, torch.nan, grad_t),
+        [torch.full_like(x, torch.nan) for x in grads],
+    )

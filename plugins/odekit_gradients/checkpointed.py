@@ -36,11 +36,11 @@ from odekit import (
     Trait,
     Trajectory,
 )
-from odekit_gradients.ambient import Ambient
 from odekit_gradients.backward import refuse_forward_mode
 from odekit_gradients.checkpoints import Recorder, split, tape_bytes
 from odekit_gradients.reach import look_behind, pull_back
 from odekit_gradients.retrace import Path, State
+from odekit_gradients.unchanged import Witness
 
 FEW = 16
 """Stored states below which nobody asks how many there may be."""
@@ -85,18 +85,20 @@ class Checkpointed(GradientMethod):
             ProblemError: the memory budget is too small for a single step.
         """
         refuse_forward_mode(problem, "checkpointed")
-        shared = True
-        if torch.is_grad_enabled():
-            params, shared = look_behind(problem)
-            problem = replace(problem, params=params)
+        if not torch.is_grad_enabled():
+            return integrate(problem)
+        params, shared, witness = look_behind(problem)
+        problem = replace(problem, params=params)
         wanted = (problem.y0, problem.t, *problem.params)
-        attach = torch.is_grad_enabled() and any(x.requires_grad for x in wanted)
+        attach = any(x.requires_grad for x in wanted)
         if attach and problem.dense:
             raise IncompatibleError(
                 "gradient='checkpointed' keeps few of the steps, so solution(t) would carry no "
                 "gradient; use gradient='unrolled', add the times to t, or leave out dense=True"
             )
-        if not attach or problem.t.shape[-1] == 1:
+        if problem.t.shape[-1] == 1:
+            return integrate(problem)
+        if not attach:
             with torch.no_grad():
                 return integrate(problem)
         room = _Room(problem, self.checkpoints, self.memory_budget)
@@ -111,9 +113,9 @@ class Checkpointed(GradientMethod):
         )
         with torch.no_grad():
             trajectory = integrate(detached)
-        path = Path.of(problem, integrate, recorder.knots(), trajectory, recorder.structure)
-        leaf, ambient = room.leaf(recorder.every), Ambient.now(problem.y0.device)
-        plan = _Plan(path, recorder.every, room.slots, leaf, shared, ambient)
+        path = Path.of(problem, integrate, recorder.knots(), trajectory, recorder.mould)
+        leaf = room.leaf(recorder.every)
+        plan = _Plan(path, recorder.every, room.slots, leaf, shared, witness)
         used = recorder.blocks[: math.ceil(recorder.count / recorder.block)]
         stored = [part for block in used for part in block]
         width = len(stored) // max(len(used), 1)
@@ -203,7 +205,7 @@ class _Plan:
         slots: at most so many states at a time; None for no limit.
         leaf: steps on a graph at a time.
         shared: whether calls of the field have part of a graph in common.
-        ambient: what the solve ran under.
+        witness: of the field as it was.
     """
 
     path: Path
@@ -211,7 +213,7 @@ class _Plan:
     slots: int | None
     leaf: int
     shared: bool
-    ambient: Ambient
+    witness: Witness
 
 
 class _Retrace(torch.autograd.Function):
@@ -238,7 +240,8 @@ class _Retrace(torch.autograd.Function):
         count, width = ctx.stored
         stored = [rest[i : i + width] for i in range(0, count, max(width, 1))]
         sources = (t, y0, *plan.path.problem.params)
-        with plan.ambient.restored():
+        plan.witness.check()
+        with plan.witness.ambient.restored():
             if torch.is_grad_enabled():  # create_graph=True: the answer needs a graph of its own
                 rows, _ = plan.path.go(plan.path.start(y0), 0, plan.path.steps, t)
                 found = pull_back(rows.values, sources, grad_y[rows.places], create_graph=True)

@@ -15,21 +15,50 @@ from __future__ import annotations
 
 import math
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Any, final
 
 import torch
 from torch import Tensor
 
 from odekit import Accepted, Problem
-from odekit.trees import Structure, flatten, leaves_of
+from odekit.trees import Structure, flatten, leaves_of, unflatten
 from odekit_gradients.tape import Gauge
 
 BLOCK = 2**16
 """Bytes that are allocated together, so that small states do not cost an allocation each."""
 
+_HOLE = object()
+
 Full = Callable[[int, int], bool]
 """``(stored, every)``: whether so many states, one for so many steps, are too many."""
+
+
+@final
+@dataclass(frozen=True)
+class Mould:
+    """A solver's memory without its tensors, to be filled again.
+
+    Attributes:
+        structure: of the pytree.
+        rest: its leaves, with holes in the places of tensors; the others stay as they are.
+    """
+
+    structure: Structure
+    rest: tuple[Any, ...]
+
+    @classmethod
+    def of(cls, memory: Any) -> tuple[list[Tensor], Mould]:
+        """The tensors, and what they were taken out of."""
+        leaves, structure = flatten(memory)
+        rest = tuple(_HOLE if isinstance(x, Tensor) else x for x in leaves)
+        return [x for x in leaves if isinstance(x, Tensor)], cls(structure, rest)
+
+    def filled(self, tensors: Iterable[Tensor]) -> Any:
+        """A memory with these tensors."""
+        left = iter(tensors)
+        return unflatten([next(left) if x is _HOLE else x for x in self.rest], self.structure)
 
 
 @final
@@ -55,18 +84,19 @@ class Recorder:
         self.blocks: list[list[Tensor]] = []
         self.block = 1
         self.start = t
-        self.ends = array("d")
+        self.ends = array("d", [float(t)] if self.lanes is None else [])
         self.attempts: list[Tensor] = []
         self.taken: list[Tensor] = []
-        self.structure: Structure | None = None
+        self.mould: Mould | None = None
         self.rank = torch.zeros_like(t, dtype=torch.int64)
 
     def __call__(self, step: Accepted) -> None:
         """Note the step, and the state where it ended if its turn has come."""
         if step.lanes is None:
+            taken = len(self.ends)
             self.ends.append(step.t)
-            if len(self.ends) % self.every == 0:
-                self._store(len(self.ends) // self.every - 1, self._parts(step), None)
+            if taken % self.every == 0:
+                self._store(taken // self.every - 1, self._parts(step), None)
         else:
             self.attempts.append(step.t)
             self.taken.append(step.lanes)
@@ -81,8 +111,8 @@ class Recorder:
     def _parts(self, step: Accepted) -> list[Tensor]:
         if not self.with_memory:
             return [step.y]
-        leaves, self.structure = flatten(step.memory)
-        return [step.y, *leaves]
+        tensors, self.mould = Mould.of(step.memory)
+        return [step.y, *tensors]
 
     def _store(self, slot: int, parts: list[Tensor], lanes: Tensor | None) -> None:
         if slot >= self.block * len(self.blocks):
@@ -111,10 +141,7 @@ class Recorder:
     def knots(self) -> Tensor:
         """Where steps began and ended: ``(S + 1,)``, or ``(lanes, S + 1)``."""
         if self.lanes is None:
-            if not self.ends:
-                return self.start[None]
-            ends = torch.frombuffer(self.ends, dtype=torch.float64)
-            return torch.cat([self.start[None], ends.to(self.start.device)])
+            return torch.frombuffer(self.ends, dtype=torch.float64).to(self.start.device)
         if not self.attempts:
             return self.start[:, None]
         times, taken = torch.stack(self.attempts, 1), torch.stack(self.taken, 1)
@@ -175,7 +202,7 @@ def tape_bytes(problem: Problem, *, with_memory: bool) -> tuple[int, int]:
         gauge.added(_tensors(memory))
         step = problem.solver.step(problem.field, t, h, y, memory)
     graph = gauge.added([step.y, *step.dense, *_tensors(step.state)])
-    kept = leaves_of(memory) if with_memory else []
+    kept = _tensors(memory) if with_memory else []
     state = sum(x.numel() * x.element_size() for x in (y, *kept))
     return state, graph
 

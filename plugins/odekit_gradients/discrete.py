@@ -42,8 +42,7 @@ from odekit import (
     Trajectory,
 )
 from odekit.trees import flatten, unflatten
-from odekit_gradients.ambient import Ambient
-from odekit_gradients.reach import look_behind
+from odekit_gradients.reach import Look, look_behind
 from odekit_gradients.recomputed import recompute
 from odekit_gradients.transforms import refuse_transforms
 
@@ -61,15 +60,19 @@ class Discrete(GradientMethod):
         refuse_transforms("discrete")
         if not torch.is_grad_enabled():
             return integrate(problem)
-        params, shared = look_behind(problem)
-        if not any(x.requires_grad for x in (problem.y0, problem.t, *params)):
+        look = look_behind(problem)
+        if not any(x.requires_grad for x in (problem.y0, problem.t, *look.params)):
             return integrate(problem)
-        recalled = _Recalled(problem.solver, params, problem.y0.device, shared=shared)
+        recalled = _Recalled(problem, look)
         trajectory = integrate(replace(problem, solver=recalled))
         if trajectory.dense is None:
             return trajectory
         # Whoever interpolates later has no use for the parameters.
         return replace(trajectory, dense=replace(trajectory.dense, solver=problem.solver))
+
+
+_INPUT = object()
+"""The place of a leaf that is an input, since any leaf may be None."""
 
 
 @final
@@ -78,16 +81,15 @@ class _Recalled(Solver):
 
     order = 1  # of the class; an instance has that of its solver
 
-    def __init__(
-        self, solver: Solver, params: tuple[Tensor, ...], device: torch.device, *, shared: bool
-    ) -> None:
-        self.solver, self.params, self.shared = solver, params, shared
-        self.versions = [x._version for x in params]
+    def __init__(self, problem: Problem, look: Look) -> None:
+        solver = problem.solver
+        self.solver, self.start = solver, problem.y0
+        self.params, self.shared, self.witness = look
+        self.versions = [x._version for x in self.params]
         self.order = solver.order  # type: ignore[misc]
         self.error_order = solver.error_order  # type: ignore[misc]
         self.dense_order = solver.dense_order  # type: ignore[misc]
         self.traits = solver.traits & ~Trait.REVERSIBLE  # type: ignore[misc]
-        self.ambient = Ambient.now(device)
 
     def init(self, field: FlatField, t: Tensor, y: Tensor) -> Any:
         return self.solver.init(field, t, y)
@@ -97,7 +99,9 @@ class _Recalled(Solver):
             return self.solver.step(field, t, h, y, state)
         leaves, structure = _open(state)
         memory = [x for x in leaves if _is_smooth(x)]
-        return _Taken(self, field, h, leaves, structure).attach([t, y, *memory])
+        taken = _Taken(self, field, h, leaves, structure)
+        taken.is_first = y is self.start
+        return taken.attach([t, y, *memory])
 
     def complete(
         self, field: FlatField, t: Tensor, h: Any, y: Tensor, step: Step
@@ -122,16 +126,17 @@ class _Taken:
         self.solver, self.field, self.h, self.params = solver, field, h, solver.params
         self.shared, self.structure = solver.shared, structure
         # Counters and the like are no inputs; they are what they were.
-        self.fixed = [None if _is_smooth(x) else x for x in leaves]
+        self.fixed = [_INPUT if _is_smooth(x) else x for x in leaves]
         self.picked: list[int] | None = None
         self.brought: _Brought | None = None
+        self.is_first = False
 
     def run(self, inputs: Sequence[Tensor]) -> list[Tensor]:
         """Take the step, and the first time look at what it brings."""
         t, y, *memory = inputs
         parts = iter(memory)
-        state = _close([next(parts) if x is None else x for x in self.fixed], self.structure)
-        with self.solver.ambient.restored():
+        state = _close([next(parts) if x is _INPUT else x for x in self.fixed], self.structure)
+        with self.solver.witness.ambient.restored():
             step = self.solver.solver.step(self.field, t, self.h, y, state)
         leaves, structure = _open(step.state)
         values = [step.y, *step.dense, *leaves]
@@ -150,8 +155,10 @@ class _Taken:
 
     def check(self) -> None:
         """Raises:
-        RuntimeError: a parameter was changed in place since the solve.
+        RuntimeError: a parameter was changed in place since the solve, or the field is another.
         """  # noqa: D205 - nothing to say beyond the error
+        if self.is_first:
+            self.solver.witness.check()
         if [x._version for x in self.params] != self.solver.versions:
             raise RuntimeError(
                 "a parameter was changed in place between the solve and its backward pass, which "

@@ -21,7 +21,9 @@ APART = 0.05
 """The same as a part of the state itself, where the tolerance is loose or there is none."""
 
 
-def is_far(problem: Problem, back: StepController, found: Tensor, stored: Tensor) -> bool:
+def is_far(
+    problem: Problem, back: StepController, found: Tensor, stored: Tensor, late: Tensor
+) -> bool:
     """Whether ``found`` has left ``stored``, in any lane.
 
     Args:
@@ -29,8 +31,10 @@ def is_far(problem: Problem, back: StepController, found: Tensor, stored: Tensor
         back: controller of the backward solve, with its tolerances.
         found: the state recovered at an output time.
         stored: the solution there.
+        late: the solution where the way back to there began; the larger of the two counts, since
+            a solution that starts at zero was not found any more precisely there.
     """
-    distance, size = (found - stored).abs(), stored.abs()
+    distance, size = (found - stored).abs(), torch.maximum(stored.abs(), late.abs())
     allowed = torch.zeros_like(size)
     if Trait.ERROR_ESTIMATE in back.solver_needs:
         forward = problem.controller.with_tolerances(problem.rtol, problem.atol)

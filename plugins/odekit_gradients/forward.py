@@ -67,7 +67,7 @@ class Forward(GradientMethod):
         refuse_forward_mode(problem, "forward")
         if not torch.is_grad_enabled():
             return integrate(problem)
-        problem = replace(problem, params=look_behind(problem)[0])
+        problem = replace(problem, params=look_behind(problem).params)
         if not any(x.requires_grad for x in (problem.y0, problem.t, *problem.params)):
             return integrate(problem)
         trajectory, tangents = _solve(problem, integrate)

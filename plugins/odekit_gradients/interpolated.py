@@ -47,7 +47,6 @@ from odekit import (
     StepController,
     Trajectory,
 )
-from odekit_gradients.ambient import Ambient
 from odekit_gradients.backward import (
     BackwardSolve,
     Ends,
@@ -55,13 +54,14 @@ from odekit_gradients.backward import (
     beside,
     continued,
     find_ends,
-    not_a_number,
     real,
     refuse_forward_mode,
+    with_spoilt,
 )
 from odekit_gradients.quadrature import compact, count_nodes, place_nodes
 from odekit_gradients.reach import look_behind, pull_back
 from odekit_gradients.stored import Stored, parts_of, restored
+from odekit_gradients.unchanged import Witness
 
 BATCH = 64
 """Nodes of the quadrature that are looked up together."""
@@ -100,7 +100,7 @@ class Interpolated(GradientMethod):
         refuse_forward_mode(problem, "interpolated")
         if not torch.is_grad_enabled():
             return integrate(problem)
-        params, shared = look_behind(problem)
+        params, shared, witness = look_behind(problem)
         problem = replace(problem, params=params)
         start, times = problem.y0.detach(), problem.t.detach()
         plain = replace(problem, y0=start, t=times, params=())
@@ -114,8 +114,8 @@ class Interpolated(GradientMethod):
             _check_dense(trajectory.dense)
         t = problem.t if problem.save == "times" else trajectory.t
         failed = bool(trajectory.status.any())
-        kept, ambient = trajectory.dense is not None, Ambient.now(t.device)
-        how = _Backward(problem, back, integrate, kept, failed, shared, ambient)
+        kept = trajectory.dense is not None
+        how = _Backward(problem, back, integrate, kept, failed, shared, witness)
         y = _Interpolated.apply(  # type: ignore[no-untyped-call]
             how, parts_of(trajectory.dense), trajectory.y, t, problem.y0, *problem.params
         )
@@ -132,7 +132,7 @@ class _Backward:
     dense: bool
     failed: bool
     shared: bool
-    ambient: Ambient
+    witness: Witness
 
 
 class _Interpolated(torch.autograd.Function):
@@ -168,13 +168,13 @@ class _Interpolated(torch.autograd.Function):
         params = [p if n else None for p, n in zip(problem.params, asked, strict=True)]
         ends = find_ends(y, grad_y, per_sample=problem.per_sample, failed=how.failed)
         wanted = [p for p in params if p is not None]
-        if not ends.finite:
-            a, grad_t, *found = not_a_number(y[0], t, *wanted)
-        else:
-            dense = restored(problem.solver, saved[: ctx.count]) if how.dense else None
-            clock = torch.zeros_like(t) if ctx.needs_input_grad[3] else None
-            with how.ambient.restored():
-                a, grad_t, found = _go_back(how, dense, ends, t, clock, wanted)
+        dense = restored(problem.solver, saved[: ctx.count]) if how.dense else None
+        clock = torch.zeros_like(t) if ctx.needs_input_grad[3] else None
+        if ends.last:
+            how.witness.check()
+        with how.witness.ambient.restored():
+            a, grad_t, found = _go_back(how, dense, ends, t, clock, wanted)
+        a, grad_t, found = with_spoilt(ends, a, grad_t, found)
         left = iter(found)
         grads = [None if p is None else next(left) for p in params]
         return None, None, None, grad_t, a, *grads

@@ -7,15 +7,17 @@ is the caller's graph and is followed there, once; a derivative taken here stops
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.autograd.graph import get_gradient_edge
 
 from odekit import IncompatibleError, Problem
+from odekit_gradients.ambient import Ambient
+from odekit_gradients.unchanged import Witness, is_other
 
 
 def find_sources(value: Tensor, known: Sequence[Tensor] = ()) -> dict[int, Tensor]:
@@ -42,11 +44,23 @@ def find_sources(value: Tensor, known: Sequence[Tensor] = ()) -> dict[int, Tenso
     return found
 
 
-def look_behind(problem: Problem) -> tuple[tuple[Tensor, ...], bool]:
-    """All tensors that the field depends on, and whether its calls share part of a graph.
+class Look(NamedTuple):
+    """What two evaluations of the field at the start tell of it.
 
-    The first are the parameters of the problem and those that only a look at the field's graph
-    finds. Calls share a graph behind a tensor that was computed before the solve.
+    Attributes:
+        params: all tensors that the field depends on: the parameters of the problem, and those
+            that only a look at the field's graph finds.
+        shared: whether calls share part of a graph, behind a tensor computed before the solve.
+        witness: of the field as it is now.
+    """
+
+    params: tuple[Tensor, ...]
+    shared: bool
+    witness: Witness
+
+
+def look_behind(problem: Problem) -> Look:
+    """What the field depends on.
 
     Raises:
         IncompatibleError: the field is random, so that it cannot be evaluated again.
@@ -58,13 +72,12 @@ def look_behind(problem: Problem) -> tuple[tuple[Tensor, ...], bool]:
     _check_repeats(once.detach(), again.detach())
     known = {id(p): p for p in problem.params}
     params = tuple((known | find_sources(once, problem.params)).values())
-    return params, not _nodes(once).isdisjoint(_nodes(again))
+    witness = Witness(problem.field, t, problem.y0.detach(), once.detach(), Ambient.now(t.device))
+    return Look(params, not _nodes(once).isdisjoint(_nodes(again)), witness)
 
 
 def _check_repeats(once: Tensor, again: Tensor) -> None:
-    off = (once - again).abs()
-    size = float(once.abs().amax()) if once.numel() else 0.0
-    if bool((off > torch.finfo(once.dtype).eps ** 0.5 * size).any()):
+    if is_other(once, again):
         raise IncompatibleError(
             "the field gives two slopes for the same time and state, so a gradient that evaluates "
             "it again would be wrong: switch dropout off with .eval(), hold the noise fixed, or "
@@ -106,6 +119,7 @@ def pull_back(
     wanted = [x for x in sources if x.requires_grad] if values else []
     computed = [x for x in wanted if not x.is_leaf]
     with ExitStack() as stack:
+        stack.enter_context(without_hooks(wanted))
         if computed:
             direct: set[int] = set()
             for x in values:
@@ -129,6 +143,23 @@ def pull_back(
         )
     by_id = {id(x): grad for x, grad in zip(wanted, grads, strict=True)}
     return [by_id[id(x)] if id(x) in by_id else torch.zeros_like(x) for x in sources]
+
+
+@contextmanager
+def without_hooks(sources: Iterable[Tensor]) -> Iterator[None]:
+    """What a user hooked to these tensors waits for their whole gradients, of which this is a part.
+
+    Autograd calls it again, and then with all of it, when the parts have been summed up.
+    """
+    hooks: list[dict[int, Any]] = [x._backward_hooks for x in sources if x._backward_hooks]
+    kept = [dict(each) for each in hooks]
+    for each in hooks:
+        each.clear()
+    try:
+        yield
+    finally:
+        for each, items in zip(hooks, kept, strict=True):
+            each.update(items)
 
 
 def _edge(x: Tensor) -> tuple[Any, int]:

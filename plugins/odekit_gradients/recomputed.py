@@ -14,7 +14,7 @@ from typing import Any, Protocol, final
 import torch
 from torch import Tensor
 
-from odekit_gradients.reach import pull_back
+from odekit_gradients.reach import pull_back, without_hooks
 
 
 class Recomputable(Protocol):
@@ -109,7 +109,8 @@ class _PulledBack:
         if self.shared or not all(x.requires_grad for x in values):
             return pull_back(values, sources, cotangents)
         # What was compiled refuses to be kept for a second time.
-        return torch.autograd.grad(values, sources, cotangents, allow_unused=True)
+        with without_hooks(sources):
+            return torch.autograd.grad(values, sources, cotangents, allow_unused=True)
 
     def _attach(
         self, inputs: Sequence[Tensor], *, further: bool

@@ -24,7 +24,7 @@ from odekit import (
     Trajectory,
     create,
 )
-from odekit.trees import Structure, flatten, unflatten
+from odekit_gradients.checkpoints import Mould
 
 
 @dataclass(frozen=True)
@@ -42,15 +42,16 @@ class State:
     @property
     def parts(self) -> list[Tensor]:
         """All its tensors."""
-        return [self.y, *flatten(self.memory)[0]] if self.memory is not None else [self.y]
+        return [self.y, *Mould.of(self.memory)[0]]
 
     def attached(self) -> State:
         """A copy whose tensors ask for gradients and come from nowhere."""
-        y = self.y.detach().requires_grad_()
-        if self.memory is None:
-            return State(y)
-        leaves, structure = flatten(self.memory)
-        return State(y, unflatten([leaf.detach().requires_grad_() for leaf in leaves], structure))
+        tensors, mould = Mould.of(self.memory)
+        y, *rest = (
+            x.detach().requires_grad_(x.is_floating_point() or x.is_complex())
+            for x in (self.y, *tensors)
+        )
+        return State(y, mould.filled(rest))
 
 
 class Rows(NamedTuple):
@@ -70,7 +71,7 @@ class Path:
         knots: where steps began and ended.
         retired: ``(lanes,)``, lanes that failed; None if none did, or with a shared step size.
         jumps: times strictly inside the span at which the field jumps.
-        structure: of the solver's memory, where that has to be stored.
+        mould: of the solver's memory, where that has to be stored.
         replay: the controller that takes given steps; looked up once, since it is made often.
     """
 
@@ -79,7 +80,7 @@ class Path:
     knots: Tensor
     retired: Tensor | None
     jumps: tuple[float, ...]
-    structure: Structure | None
+    mould: Mould | None
     replay: Callable[..., StepController]
 
     @classmethod
@@ -89,7 +90,7 @@ class Path:
         integrate: Integrate,
         knots: Tensor,
         trajectory: Trajectory,
-        structure: Structure | None,
+        mould: Mould | None,
     ) -> Path:
         """The path of a trajectory; where it failed, only up to the last row that was reached.
 
@@ -100,7 +101,7 @@ class Path:
         start, end = problem.t.detach()[..., 0], problem.t.detach()[..., -1]
         low, high = float(torch.minimum(start, end).min()), float(torch.maximum(start, end).max())
         jumps = tuple(float(t) for t in problem.controller.jump_times if low < t < high)
-        if jumps and problem.per_sample and structure is not None:
+        if jumps and problem.per_sample and mould is not None:
             raise IncompatibleError(
                 "jump_times with steps per sample need a one-step solver for this gradient; use "
                 "gradient='unrolled', or a Runge-Kutta method"
@@ -111,7 +112,7 @@ class Path:
                 knots = _cut(knots, problem.t.detach(), trajectory.status != 0)
             retired = trajectory.status != 0 if problem.per_sample else None
         replay = type(create("controller", "replay", times=[0.0, 1.0]))
-        return cls(problem, integrate, knots, retired, jumps, structure, replay)
+        return cls(problem, integrate, knots, retired, jumps, mould, replay)
 
     @property
     def steps(self) -> int:
@@ -139,9 +140,9 @@ class Path:
         if self.retired is not None:
             done = self.retired & (self.knots[:, index] == self.knots[:, -1])
             y = torch.where(done[:, None], y0, y)
-        if self.structure is None or not self._remembers(index):
+        if self.mould is None or not self._remembers(index):
             return State(y)
-        return State(y, unflatten(leaves, self.structure))
+        return State(y, self.mould.filled(leaves))
 
     def go(
         self, state: State, first: int, last: int, t: Tensor, *, rows: bool = True
@@ -238,7 +239,7 @@ class Path:
 
     def _remembers(self, index: int) -> bool:
         """Whether the memory after so many steps is to be handed on; at a jump it is made anew."""
-        return self.structure is not None and self._is_jump(self.knots[..., index]) is None
+        return self.mould is not None and self._is_jump(self.knots[..., index]) is None
 
 
 def _cut(knots: Tensor, t: Tensor, failed: Tensor) -> Tensor:

@@ -40,11 +40,11 @@ from odekit import (
     Trajectory,
 )
 from odekit.trees import Structure, flatten, unflatten
-from odekit_gradients.ambient import Ambient
 from odekit_gradients.backward import refuse_forward_mode
 from odekit_gradients.footsteps import Footsteps, Watch
 from odekit_gradients.reach import look_behind
 from odekit_gradients.retreat import Retreat
+from odekit_gradients.unchanged import Witness
 
 
 @final
@@ -61,12 +61,12 @@ class Reversible(GradientMethod):
             IncompatibleError: dense output where gradients are wanted.
         """
         refuse_forward_mode(problem, "reversible")
-        shared = True
-        if torch.is_grad_enabled():
-            params, shared = look_behind(problem)
-            problem = replace(problem, params=params)
+        if not torch.is_grad_enabled():
+            return integrate(problem)
+        params, shared, witness = look_behind(problem)
+        problem = replace(problem, params=params)
         wanted = (problem.y0, problem.t, *problem.params)
-        attach = torch.is_grad_enabled() and any(x.requires_grad for x in wanted)
+        attach = any(x.requires_grad for x in wanted)
         if problem.t.shape[-1] == 1:
             return integrate(problem)
         if attach and problem.dense:
@@ -80,7 +80,7 @@ class Reversible(GradientMethod):
                 return integrate(quiet)
             trajectory, steps, lost = _walk(quiet, integrate)
         leaves, structure = flatten(steps.packed())
-        how = _Back(problem, structure, lost, len(leaves), shared, Ambient.now(problem.t.device))
+        how = _Back(problem, structure, lost, len(leaves), shared, witness)
         t = problem.t if problem.save == "times" else trajectory.t
         y = _TakeBack.apply(  # type: ignore[no-untyped-call]
             how, trajectory.y, leaves, t, problem.y0, *problem.params
@@ -116,7 +116,7 @@ class _Back:
     lost: Tensor | None
     count: int
     shared: bool
-    ambient: Ambient
+    witness: Witness
 
 
 class _TakeBack(torch.autograd.Function):
@@ -155,7 +155,8 @@ class _TakeBack(torch.autograd.Function):
         _, _, _, wants_t, wants_y0, *wanted = ctx.needs_input_grad
         params = [p for p, asked in zip(how.problem.params, wanted, strict=True) if asked]
         retreat = Retreat(how.problem, steps, params, wants_t=wants_t, shared=how.shared)
-        with how.ambient.restored():
+        how.witness.check()
+        with how.witness.ambient.restored():
             grad_t, grad_y0, grads = retreat.run(grad_y)
         found = iter(grads)
         by_param = [next(found) if asked else None for asked in wanted]

@@ -85,7 +85,7 @@ class SteadyState(GradientMethod):
                 "none does; use gradient='unrolled'"
             )
         if torch.is_grad_enabled():
-            problem = replace(problem, params=look_behind(problem)[0])
+            problem = replace(problem, params=look_behind(problem).params)
         wanted = (problem.y0, problem.t, *problem.params)
         attach = torch.is_grad_enabled() and any(x.requires_grad for x in wanted)
         if attach and (problem.dense or problem.save != "times" or problem.t.shape[-1] != 2):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import math
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 import odekit
+from odekit import Solver, Step
 
 METHODS = ("unrolled", "discrete", "checkpointed", "interpolated", "adjoint", "reversible")
 
@@ -153,3 +155,122 @@ def test_weights_computed_before_the_solve(gradient: str, *, per_sample: bool) -
         ).y
         found.append(torch.autograd.grad(y.square().sum(), raw)[0])
     assert float((found[0] - found[1]).norm()) < 1e-7 * float(found[0].norm())
+
+
+@pytest.mark.parametrize("gradient", METHODS)
+def test_a_single_output_time_is_the_start(gradient: str) -> None:
+    y0 = batch().requires_grad_()
+    y = odekit.solve(lambda t, y: -y, y0, [0.0], solver=through(gradient), gradient=gradient).y
+    found = torch.autograd.grad(y.square().sum(), y0)[0]
+    assert torch.allclose(found, 2 * y0, rtol=1e-14, atol=0)
+
+
+@pytest.mark.parametrize("gradient", METHODS)
+def test_a_hook_on_a_parameter_is_called_once_with_the_whole_gradient(gradient: str) -> None:
+    rate = torch.tensor(0.5, dtype=torch.float64, requires_grad=True)
+    seen = []
+    rate.register_hook(lambda grad: seen.append(grad) or 0.1 * grad)
+    y = odekit.solve(
+        lambda t, y: -rate * y,
+        torch.ones(2, dtype=torch.float64),
+        [0.0, 1.0],
+        solver=through(gradient),
+        gradient=gradient,
+    ).y
+    y[-1].sum().backward()
+    whole = -2 * torch.exp(-rate.detach())
+    assert len(seen) == 1
+    assert float(seen[0]) == pytest.approx(float(whole), rel=1e-4)
+    assert float(rate.grad) == pytest.approx(0.1 * float(whole), rel=1e-4)
+
+
+class Midpoint(Solver):
+    """A method with a memory of every kind that a solver may have."""
+
+    order = 2
+
+    def __init__(self, memory: Any) -> None:
+        self.memory = memory
+
+    def init(self, field: Any, t: Tensor, y: Tensor) -> Any:
+        return self.memory
+
+    def step(self, field: Any, t: Tensor, h: Any, y: Tensor, state: Any) -> Step:
+        slope = field(t, y)
+        return Step(y + h * field(t + h / 2, y + h / 2 * slope), None, state, (slope, slope))
+
+
+@pytest.mark.parametrize(
+    "memory", [None, {"none": None, "three": 3}, torch.tensor([1, 2]), torch.tensor(True)], ids=str
+)
+@pytest.mark.parametrize("gradient", ["discrete", "checkpointed"])
+def test_a_memory_may_hold_what_has_no_gradient(gradient: str, memory: Any) -> None:
+    found = []
+    for name in ("unrolled", gradient):
+        y0 = batch().requires_grad_()
+        y = odekit.solve(
+            lambda t, y: torch.sin(y),
+            y0,
+            [0.0, 0.33, 1.0],
+            solver=Midpoint(memory),
+            step_size=0.05,
+            gradient=name,
+        ).y
+        found.append(torch.autograd.grad(y.square().sum(), y0)[0])
+    assert float((found[0] - found[1]).norm()) < 1e-13 * float(found[0].norm())
+
+
+def change_buffer(model: Flow) -> None:
+    model.field[0].weight.data.mul_(3)
+
+
+def change_mode(model: Flow) -> None:
+    model.train()
+
+
+@pytest.mark.parametrize("change", [change_buffer, change_mode])
+@pytest.mark.parametrize("gradient", METHODS[1:])
+def test_a_field_that_changed_since_the_solve_is_noticed(gradient: str, change: Any) -> None:
+    model = Flow(gradient)
+    model.field.append(nn.Dropout(0.5))
+    model.field[0].weight.requires_grad_(False)
+    model.eval()
+    loss = model(batch()).square().sum()
+    change(model)
+    with pytest.raises(RuntimeError, match="not what it was in the solve"):
+        loss.backward()
+
+
+def test_a_start_at_zero_is_no_reason_for_a_warning() -> None:
+    y0 = torch.zeros(2, dtype=torch.float64, requires_grad=True)
+    rate = torch.tensor(1.0, dtype=torch.float64, requires_grad=True)
+    y = odekit.solve(
+        lambda t, y: torch.cos(3 * t) - rate * y, y0, [0.0, 3.0], gradient="adjoint", atol=1e-12
+    ).y
+    y[-1].sum().backward()  # warnings are errors
+    assert float(y0.grad[0]) == pytest.approx(math.exp(-3), rel=1e-4)
+
+
+@pytest.mark.parametrize("gradient", METHODS)
+def test_a_lane_whose_loss_is_not_a_number_spoils_no_other(gradient: str) -> None:
+    rate = torch.tensor(0.5, dtype=torch.float64, requires_grad=True)
+    weights = torch.ones(6, 1, dtype=torch.float64)
+    found = []
+    for spoilt in (False, True):
+        y0 = batch().requires_grad_()
+        weights[2] = torch.nan if spoilt else 1.0
+        y = odekit.solve(
+            lambda t, y: -rate * y,
+            y0,
+            [0.0, 0.5, 1.0],
+            solver=through(gradient),
+            gradient=gradient,
+            per_sample=True,
+        ).y
+        found.append(torch.autograd.grad((weights * y).sum(), (y0, rate)))
+    (want, _), (seen, of_all) = found
+    others = torch.arange(6) != 2
+    near = 1e-5 if gradient == "adjoint" else 1e-12  # whose lanes share their backward steps
+    assert torch.allclose(seen[others], want[others], rtol=near, atol=0)
+    assert bool(seen[2].isnan().all())
+    assert bool(of_all.isnan())
