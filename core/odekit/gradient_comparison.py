@@ -9,43 +9,32 @@ Units: bytes, seconds; errors are relative.
 
 from __future__ import annotations
 
-import statistics
-import time
-import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, TypeAlias
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from odekit.controller import StepController
-from odekit.errors import GradientWarning, OdekitError, ProblemError
-from odekit.field import State, VectorField
+from odekit.errors import ProblemError
+from odekit.field import State
 from odekit.gradient import GradientMethod
-from odekit.gradient_reference import Question, Reference, find_reference, start_of
-from odekit.live_bytes import LiveBytes, synchronise
-from odekit.registry import components, resolve
-from odekit.resident import resident_growth
-from odekit.solve import name_of, parameters_of, solve, tensors_behind
+from odekit.gradient_advice import give_advice
+from odekit.gradient_choices import Choice, choices_of, try_choice, try_out
+from odekit.gradient_reference import Question, find_reference, start_of
+from odekit.gradient_rows import COUNTS, Report, empty_row, measure, time_in_turn
+from odekit.solve import parameters_of, tensors_behind
 from odekit.solver import Solver
 from odekit.trees import leaves_of
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-Choice: TypeAlias = str | GradientMethod | Mapping[str, Any]
-"""A method, or a dict of options of ``solve`` with ``gradient`` among them."""
-
-Report: TypeAlias = Callable[[str, float], None]
-"""``report(stage, fraction)``."""
-
-COUNTS = ("peak_bytes", "evaluations", "evaluations_back", "saved_bytes", "process_bytes")
 FEW = 64
 """Numbers asking for gradients beyond which a method that is for few of them is not run."""
 
-MORE = 100
-"""How many times more steps the advice looks ahead to."""
+LONGER = 3
+"""How many times the seconds of a method the reference has, both its solves together."""
 
 
 def compare_gradients(
@@ -79,7 +68,8 @@ def compare_gradients(
         loss: of ``solution.y``, 0-d and real; the mean square of all rows when not given.
         methods: names or instances, or a dict from labels to them; a value may also be a dict
             of options of ``solve`` for this method alone, such as
-            ``{"gradient": "reversible", "solver": ...}``. When not given all installed ones but
+            ``{"gradient": "reversible", "solver": ...}``; one whose gradient fails has a row
+            that says why. When not given all installed ones but
             those for points of rest; those whose cost grows with how many numbers ask for
             gradients are not run where these are more than 64.
         solver: of the forward solves, as are the options that follow.
@@ -94,7 +84,8 @@ def compare_gradients(
         reference: solver of the reference; give an implicit one for stiff fields.
         rounds: how often each method is timed, in turn with the others.
         time_limit: seconds after which the first solve and backward pass of a method is given up;
-            a solve that goes backwards may hardly get anywhere.
+            a solve that goes backwards may hardly get anywhere. The reference, two solves with
+            tight tolerances, is given three times as long.
         processes: also run each method in a process of its own and see how far its resident set
             grows, which takes longer and counts all memory, that of the graph's nodes as well.
         report: told how far this is, ``report(stage, fraction)``.
@@ -109,6 +100,9 @@ def compare_gradients(
         * ``seconds``: of one solve and backward pass, the median,
         * ``evaluations_back``: calls of the field in the backward pass,
         * ``saved_bytes``: bytes of tensors that wait between the two,
+        * ``held_bytes``: bytes of everything that waits there, the nodes of the graph and
+          Python's objects included, of which a small state has far more than of tensors; missing
+          off the CPU, and where the C library cannot tell,
         * ``process_bytes``: with ``processes``, by how much the resident set grew,
         * ``note``: what it warned of, or why it refused; its figures are then missing.
 
@@ -117,7 +111,10 @@ def compare_gradients(
         errors below that say nothing.
 
     Raises:
-        ProblemError: an argument has a value that cannot work.
+        ProblemError: an argument has a value that cannot work, or no loss can be differentiated;
+            or the reference takes too long.
+        UnknownNameError: no plugin offers the solver, the reference, a method or the controller.
+        IncompatibleError: parts that do not go together.
         SolveError: the reference does not reach the end.
 
     Example:
@@ -132,10 +129,9 @@ def compare_gradients(
     """
     import pandas as pd
 
-    if rounds < 1:
-        raise ProblemError(f"rounds must be at least 1, got {rounds}")
-    choices = _choices(methods)
-    given = list(params) if params is not None else []
+    _check(rounds, time_limit)
+    choices = choices_of(methods)
+    given = _listed(params)
     found = [*parameters_of(field), *leaves_of(args), *parameters_of(args), *given]
     wanted = [x for x in found if isinstance(x, Tensor) and x.requires_grad]
     options = {
@@ -156,68 +152,57 @@ def compare_gradients(
         params=tuple({id(x): x for x in wanted}.values()),
         options=options,
     )
+    if any("solver" not in choice for choice in choices.values()):
+        try_out(question)
+    try_out(question, solver=reference, controller=None, step_size=None)
+    for label, choice in choices.items():
+        try_choice(question, label, choice)
     tell = report or (lambda stage, fraction: None)
     tell("reference", 0.0)
     held = [*tensors_behind(field), *tensors_behind(args), *leaves_of(args), *given]
-    truth = find_reference(question, reference, [x for x in held if isinstance(x, Tensor)])
+    tensors = [x for x in held if isinstance(x, Tensor)]
+    truth = find_reference(question, reference, tensors, LONGER * time_limit)
     numbers = sum(x.numel() for x in question.sources)
     rows: list[dict[str, Any]] = []
     for i, (label, choice) in enumerate(choices.items()):
         tell(label, (1 + i) / (2 + 2 * len(choices)))
         if methods is None and choice["gradient"].for_few and numbers > FEW:
             note = f"not run: {numbers} numbers ask for gradients, each costs a solve"
-            rows.append(_row(label, note, processes=processes))
+            rows.append(empty_row(label, note, processes=processes))
             continue
-        rows.append(_measure(question, label, choice, truth, time_limit, processes=processes))
-    _time(question, choices, rows, rounds, tell)
+        rows.append(measure(question, label, choice, truth, time_limit, processes=processes))
+    time_in_turn(question, choices, rows, rounds, tell)
     table = pd.DataFrame(rows)
     for name in COUNTS:
         if name in table:
             table[name] = table[name].astype("Int64")
     table.attrs = {
-        "advice": _advice(rows, truth.uncertainty),
+        "advice": give_advice(rows, truth.uncertainty),
         "reference": truth.words,
         "uncertainty": truth.uncertainty,
     }
     return table
 
 
-def _choices(
-    methods: Sequence[str | GradientMethod] | Mapping[str, Choice] | None,
-) -> dict[str, dict[str, Any]]:
-    """Labels, and the options of ``solve`` that they stand for.
+def _check(rounds: int, time_limit: float) -> None:
+    if rounds < 1:
+        raise ProblemError(f"rounds must be at least 1, got {rounds}")
+    if not time_limit > 0:
+        raise ProblemError(f"time_limit must be positive, in seconds, got {time_limit!r}")
+    off = "inference_mode()" if torch.is_inference_mode_enabled() else "no_grad()"
+    if not torch.is_grad_enabled():
+        raise ProblemError(
+            f"compare_gradients needs the gradients that torch.{off} has switched off here: call "
+            "it outside of that block"
+        )
 
-    Raises:
-        ProblemError: there is none, or a label comes twice.
-        UnknownNameError: a name that no plugin offers.
-    """
-    if methods is None:
-        entries = components("gradient")
-        names = [e.name for e in entries]
-        methods = [
-            e.name if names.count(e.name) == 1 else e.full_name
-            for e in entries
-            if not e.load().at_rest
-        ]
-    if isinstance(methods, str | GradientMethod):
-        methods = [methods]
-    if not isinstance(methods, Mapping):
-        labels = [name_of(method) for method in methods]
-        twice = sorted({name for name in labels if labels.count(name) > 1})
-        if twice:
-            raise ProblemError(
-                f"methods: {', '.join(twice)} comes more than once; give a dict with a label for "
-                "each, such as {'few': create('gradient', ...)}"
-            )
-        methods = dict(zip(labels, methods, strict=True))
-    if not methods:
-        raise ProblemError("methods is empty; leave it out to compare all that are installed")
-    found = {}
-    for label, choice in methods.items():
-        chosen = dict(choice) if isinstance(choice, Mapping) else {"gradient": choice}
-        chosen["gradient"] = resolve("gradient", chosen.get("gradient", label), GradientMethod)
-        found[label] = chosen
-    return found
+
+def _listed(params: Any) -> list[Any]:
+    if params is None:
+        return []
+    if isinstance(params, Tensor) or not isinstance(params, Iterable):
+        return [params]  # what is no tensor is for ``solve`` to refuse
+    return list(params)
 
 
 def _mean_square(y: State) -> Tensor:
@@ -235,186 +220,11 @@ def _scalar(loss: Callable[[State], Tensor]) -> Callable[[State], Tensor]:
                 else type(value).__name__
             )
             raise ProblemError(f"loss must give one real number, a tensor 0-d, got {seen}")
+        if not bool(torch.isfinite(value.detach()).all()):
+            raise ProblemError(
+                f"loss is {value.item()} on a solution that is finite: look for a division by "
+                "zero, a logarithm or a root in it, and for NaN in the data that it compares with"
+            )
         return value.reshape(())
 
     return checked
-
-
-def _row(label: str, note: str, *, processes: bool) -> dict[str, Any]:
-    """A row without figures."""
-    return {
-        "method": label,
-        "error": float("nan"),
-        "peak_bytes": None,
-        "evaluations": None,
-        "seconds": float("nan"),
-        "evaluations_back": None,
-        "saved_bytes": None,
-        **({"process_bytes": None} if processes else {}),
-        "note": note,
-    }
-
-
-def _measure(
-    question: Question,
-    label: str,
-    choice: dict[str, Any],
-    truth: Reference,
-    time_limit: float,
-    *,
-    processes: bool,
-) -> dict[str, Any]:
-    """All figures of one method but its seconds."""
-    row = _row(label, "", processes=processes)
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        try:
-            gradient, counts, took = _count(question, choice, time_limit)
-            row |= {"error": truth.error(gradient)} | counts
-            row |= _weigh(question, choice)
-            if processes:
-                short = question.shortened(1e-3)
-                row["process_bytes"] = resident_growth(
-                    lambda: question.gradient(**choice), warm=lambda: short.gradient(**choice)
-                )
-        except (OdekitError, RuntimeError, NotImplementedError) as error:
-            row["note"] = " ".join(str(error).split())
-            return row
-    said = [
-        " ".join(str(w.message).split())
-        for w in caught
-        if issubclass(w.category, GradientWarning | RuntimeWarning)
-    ]
-    picked = [f"took {took}"] if took != name_of(choice["gradient"]) else []
-    row["note"] = "; ".join(dict.fromkeys([*picked, *said]))
-    return row
-
-
-class _TooSlow(RuntimeError):
-    """A method that would take longer than anybody waits."""
-
-
-def _count(
-    question: Question, choice: dict[str, Any], time_limit: float
-) -> tuple[Tensor, dict[str, int | None], str]:
-    """The gradient, calls of the field forward and back, and the method that was taken."""
-    options = {**question.options, **choice}
-    chosen = resolve("solver", options["solver"], Solver)
-    plain = type(chosen).field_type is VectorField
-    with _counted(question.field, time_limit, plain=plain) as (field, calls):
-        solution = solve(field, question.y0, question.t, params=question.params, **options)
-        ahead = calls[0]
-        gradient = question.pull(question.loss(solution.y))
-        back: int | None = calls[0] - ahead
-    if ahead == 0:  # its parts are called, not the field itself
-        ahead, back = int(solution.stats.evaluations.max()), None
-    return gradient, {"evaluations": ahead, "evaluations_back": back}, solution.stats.gradient
-
-
-@contextmanager
-def _counted(
-    field: Callable[..., State], time_limit: float, *, plain: bool
-) -> Iterator[tuple[Callable[..., State], list[int]]]:
-    """A field like the given one, and a count of its calls, which end when time is up."""
-    calls, start = [0], time.perf_counter()
-
-    def note(*_: Any) -> None:
-        calls[0] += 1
-        if time.perf_counter() - start > time_limit:
-            raise _TooSlow(f"given up after {time_limit:g} s and {calls[0]} evaluations")
-
-    if isinstance(field, nn.Module):
-        handle = field.register_forward_pre_hook(note)
-        try:
-            yield field, calls
-        finally:
-            handle.remove()
-        return
-
-    def counted(*inputs: Any) -> State:
-        note()
-        return field(*inputs)
-
-    yield (counted if plain else field), calls
-
-
-def _weigh(question: Question, choice: dict[str, Any]) -> dict[str, int]:
-    """Bytes of tensors: the most at a time, and those that wait for the backward pass."""
-    with LiveBytes() as memory:
-        options = {**question.options, **choice}
-        solution = solve(question.field, question.y0, question.t, params=question.params, **options)
-        value = question.loss(solution.y)
-        saved = memory.alive
-        question.pull(value)
-    return {"peak_bytes": memory.peak, "saved_bytes": saved}
-
-
-def _time(
-    question: Question,
-    choices: Mapping[str, dict[str, Any]],
-    rows: list[dict[str, Any]],
-    rounds: int,
-    tell: Report,
-) -> None:
-    """Seconds of the methods that work, all of them in turn, so that drifts hit all alike."""
-    spent: dict[str, list[float]] = {r["method"]: [] for r in rows if r["error"] == r["error"]}
-    leaf = leaves_of(question.y0)[0]
-    for i in range(rounds):
-        for label, seconds in spent.items():
-            tell(f"seconds of {label}", 0.5 + i / (2 * rounds))
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                synchronise(leaf)
-                start = time.perf_counter()
-                question.gradient(**choices[label])
-                synchronise(leaf)
-                seconds.append(time.perf_counter() - start)
-    for row in rows:
-        if spent.get(row["method"]):
-            row["seconds"] = statistics.median(spent[row["method"]])
-
-
-def _advice(rows: Sequence[Mapping[str, Any]], uncertainty: float) -> str:
-    """One sentence: the fastest of the accurate methods, and what to take for longer solves."""
-    names = {row["method"] for row in rows}
-    worked = [
-        row
-        for row in rows
-        if row["seconds"] == row["seconds"]
-        and not any(row["note"].startswith(f"took {name}") for name in names)
-    ]
-    if not worked:
-        return "no method could serve: see the notes"
-    best = min(row["error"] for row in worked)
-    good = [row for row in worked if row["error"] <= max(10 * best, uncertainty)]
-    fast = min(good, key=lambda row: row["seconds"])
-    small = [row for row in good if row["saved_bytes"] <= fast["saved_bytes"] / 4]
-    text = (
-        f"{fast['method']} is the fastest of the accurate ones: "
-        f"{in_bytes(fast['peak_bytes'])}, {fast['seconds']:.2g} s"
-    )
-    if small:
-        lean = min(small, key=lambda row: row["seconds"])
-        text += (
-            f"; for {MORE} times more steps, where it would keep about "
-            f"{in_bytes(MORE * fast['saved_bytes'])}, take {lean['method']}, which keeps at most "
-            f"{in_bytes(MORE * lean['saved_bytes'])}"
-        )
-    off = [row["method"] for row in worked if row not in good and row["error"] > 1e-2]
-    if off:
-        text += f"; {' and '.join(off)} {'is' if len(off) == 1 else 'are'} wrong here"
-    return text
-
-
-def in_bytes(size: float) -> str:
-    """A number of bytes for people.
-
-    Example:
-        >>> in_bytes(900), in_bytes(3_210_000)
-        ('900 B', '3.2 MB')
-    """
-    for unit in ("B", "kB", "MB"):
-        if size < 1000:
-            return f"{size:.0f} {unit}" if size >= 10 or unit == "B" else f"{size:.1f} {unit}"
-        size /= 1000
-    return f"{size:.1f} GB"

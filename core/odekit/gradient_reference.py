@@ -11,9 +11,11 @@ import torch
 from torch import Tensor
 
 from odekit.controller import StepController
-from odekit.errors import OdekitError, SolveError
+from odekit.errors import OdekitError, ProblemError, SolveError
 from odekit.field import State
-from odekit.registry import components, create
+from odekit.field_calls import TooSlow, counted
+from odekit.registry import components, create, resolve
+from odekit.solution import Solution
 from odekit.solve import solve
 from odekit.solver import Solver
 from odekit.trees import flatten, leaves_of, map_leaves
@@ -26,6 +28,11 @@ FLOOR = {torch.float64: 5e-14, torch.float32: 1e-6}
 
 WIDE = {torch.float32: torch.float64, torch.complex64: torch.complex128}
 WIDE |= {torch.float16: torch.float64, torch.bfloat16: torch.float64}
+
+DETACHED = (
+    "loss does not depend on y in a way that can be differentiated: compute it from the rows that "
+    "it is given, without detach(), item(), comparisons or whole numbers"
+)
 
 
 @dataclass(frozen=True)
@@ -65,22 +72,33 @@ class Question:
         start = t[..., :1]
         return replace(self, t=(start + part * (t - start)).to(leaves_of(self.y0)[0].device))
 
+    def solve(self, **options: Any) -> Solution:
+        """The solution, with these options in place of the question's own."""
+        given = {"params": self.params, **self.options, **options}
+        return solve(self.field, self.y0, self.t, **given)
+
     def gradient(self, **options: Any) -> Tensor:
         """The whole gradient as one vector in float64."""
-        solution = solve(
-            self.field, self.y0, self.t, params=self.params, **{**self.options, **options}
-        )
-        return self.pull(self.loss(solution.y))
+        return self.pull(self.loss(self.solve(**options).y))
 
     def pull(self, value: Tensor) -> Tensor:
-        """The gradient of a loss by all sources, as one vector in float64."""
+        """The gradient of a loss by all sources, as one vector in float64.
+
+        Raises:
+            ProblemError: the loss depends on none of them.
+        """
         sources = self.sources
         # What lies behind a source that was computed is the caller's and is needed again.
         keep = any(not x.is_leaf for x in sources)
-        found = torch.autograd.grad(
-            value, sources, retain_graph=keep, allow_unused=True, materialize_grads=True
-        )
-        parts = [torch.view_as_real(x) if x.is_complex() else x for x in found]
+        if not value.requires_grad:
+            raise ProblemError(DETACHED)
+        found = torch.autograd.grad(value, sources, retain_graph=keep, allow_unused=True)
+        if all(x is None for x in found):
+            raise ProblemError(DETACHED)
+        whole = [
+            torch.zeros_like(s) if x is None else x for s, x in zip(sources, found, strict=True)
+        ]
+        parts = [torch.view_as_real(x) if x.is_complex() else x for x in whole]
         return torch.cat([x.reshape(-1).to(torch.float64) for x in parts])
 
 
@@ -106,7 +124,7 @@ class Reference:
 
 
 def find_reference(
-    question: Question, solver: str | Solver, tensors: Sequence[Tensor]
+    question: Question, solver: str | Solver, tensors: Sequence[Tensor], time_limit: float
 ) -> Reference:
     """The reference for a question; in float64 also where the question is not, if that works.
 
@@ -114,23 +132,44 @@ def find_reference(
         question: what is asked.
         solver: name or instance.
         tensors: all that the field may hold; they are float64 meanwhile.
+        time_limit: seconds after which it is given up.
 
     Raises:
+        ProblemError: it takes too long, or its gradient is not finite.
         SolveError: it does not reach the end.
     """
+    chosen = resolve("solver", solver, Solver)
+    name = solver if isinstance(solver, str) else type(solver).__name__
+    try:
+        with counted(question.field, chosen, time_limit) as (field, _):
+            return _find(replace(question, field=field), chosen, name, tensors)
+    except TooSlow as slow:
+        raise ProblemError(
+            f"the reference, by {name} with tight tolerances, was {slow}: give another solver with "
+            "reference=, an implicit one where the field is stiff; or shorten t, or raise "
+            "time_limit. A field that gives another slope when it is asked again, as with dropout, "
+            "has no reference"
+        ) from None
+    except SolveError as error:
+        error.args = (f"the reference, by {name} with tight tolerances: {error}",)
+        raise
+
+
+def _find(question: Question, solver: Solver, name: str, tensors: Sequence[Tensor]) -> Reference:
+    """The reference, in float64 if that works."""
     why = ""
     if question.dtype is not torch.float64:
         try:
             with in_double(tensors):
-                return _refine(_widened(question), solver, "")
-        except SolveError:
+                return _refine(_widened(question), solver, name, "")
+        except (SolveError, TooSlow):
             raise
         except (OdekitError, RuntimeError, TypeError) as error:
             why = f", since in float64: {' '.join(str(error).split())[:120]}"
-    return _refine(question, solver, why)
+    return _refine(question, solver, name, why)
 
 
-def _refine(question: Question, solver: str | Solver, why: str) -> Reference:
+def _refine(question: Question, solver: Solver, name: str, why: str) -> Reference:
     options = question.options
     asked = [float(x) for x in leaves_of((options["rtol"], options["atol"])) if _is_number(x)]
     floor = FLOOR.get(question.dtype, 1e-3)
@@ -152,10 +191,14 @@ def _refine(question: Question, solver: str | Solver, why: str) -> Reference:
     rough, fine = (
         question.gradient(**chosen, rtol=x, atol=x) for x in (100 * tolerance, tolerance)
     )
+    if not bool(torch.isfinite(fine).all()):
+        raise ProblemError(
+            "the gradient of the loss is not finite where the loss itself is: look for a root or "
+            "a logarithm of zero, or a division by zero, in the loss or the field"
+        )
     size = float(fine.norm())
     gap = float((fine - rough).norm())
     dtype = str(question.dtype).removeprefix("torch.")
-    name = solver if isinstance(solver, str) else type(solver).__name__
     words = f"{name} in {dtype}, rtol = atol = {tolerance:.0e}{why}"
     return Reference(fine, gap / size if size > 0 else gap, words)
 
@@ -203,7 +246,8 @@ def in_double(tensors: Sequence[Tensor]) -> Iterator[None]:
 
 
 def start_of(y0: State) -> State:
-    """A copy of the start whose leaves ask for gradients."""
-    leaves, _ = flatten(y0)
-    own = {id(x): x.detach().clone().requires_grad_() for x in leaves if isinstance(x, Tensor)}
+    """A copy of the start whose leaves ask for gradients; what cannot is left for ``solve``."""
+    leaves = [x for x in flatten(y0)[0] if isinstance(x, Tensor)]
+    smooth = [x for x in leaves if x.is_floating_point() or x.is_complex()]
+    own = {id(x): x.detach().clone().requires_grad_() for x in smooth}
     return map_leaves(lambda x: own.get(id(x), x), y0)

@@ -3,8 +3,8 @@
 Hooks on saved tensors see what autograd saves; what a method keeps beside the graph, and what a
 backward pass makes and drops again, they do not. Here every operation is watched from below, the
 backward pass included, and every storage that it makes counts until it is freed. What is no
-tensor, such as the nodes of the graph, some kilobyte each, does not count: the resident set of a
-process of its own tells about that.
+tensor, such as the nodes of the graph, some kilobyte each, does not count: the heap, and the
+resident set of a process of its own, tell about that.
 
 Units: bytes.
 """

@@ -1,7 +1,13 @@
-"""By how much the resident set of a process grows while something runs in it."""
+"""How much memory a process holds: on its heap now, and at most while something runs in it.
+
+Units: bytes.
+"""
 
 from __future__ import annotations
 
+import ctypes
+import ctypes.util
+import functools
 import gc
 import multiprocessing
 import sys
@@ -13,6 +19,9 @@ from typing import Any
 import torch
 
 from odekit.errors import IncompatibleError
+
+BLOCK = 90
+"""Bytes of a small object of Python, on average over what stored steps consist of."""
 
 
 def resident_growth(work: Callable[[], Any], warm: Callable[[], Any]) -> int:
@@ -73,10 +82,50 @@ def _peak() -> int:
 
 def _trim() -> None:
     """Give freed memory back, where the C library can."""
-    import ctypes
-    import ctypes.util
-
-    name = ctypes.util.find_library("c")
-    library = ctypes.CDLL(name) if name else None
+    library = _c_library()
     if library is not None and hasattr(library, "malloc_trim"):
         library.malloc_trim(0)
+
+
+@functools.cache
+def _c_library() -> Any:
+    name = ctypes.util.find_library("c")
+    return ctypes.CDLL(name) if name else None
+
+
+class _Heap(ctypes.Structure):
+    """``struct mallinfo2`` of the GNU C library."""
+
+    _fields_ = tuple(
+        (name, ctypes.c_size_t)
+        for name in (
+            "arena",
+            "ordblks",
+            "smblks",
+            "hblks",
+            "hblkhd",
+            "usmblks",
+            "fsmblks",
+            "uordblks",
+            "fordblks",
+            "keepcost",
+        )
+    )
+
+
+def heap_bytes() -> int | None:
+    """Bytes that this process has on its heap and uses; None where the C library cannot tell.
+
+    What is freed and kept by the allocator does not count, and garbage is collected first. Small
+    objects of Python have a place of their own and are counted as `BLOCK` bytes each.
+
+    Source: mallinfo2 in the GNU C Library Reference Manual, "Statistics for Memory Allocation with
+        malloc".
+    """
+    library = _c_library()
+    if library is None or not hasattr(library, "mallinfo2"):
+        return None
+    gc.collect()
+    library.mallinfo2.restype = _Heap
+    heap = library.mallinfo2()
+    return int(heap.uordblks + heap.hblkhd) + BLOCK * sys.getallocatedblocks()

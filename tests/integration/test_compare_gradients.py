@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import os
+import sys
+import time
 
 import pandas as pd
 import pytest
@@ -13,8 +16,9 @@ from torch import nn
 
 import odekit
 from odekit.cli.frame import run
-from odekit.gradient_comparison import in_bytes
+from odekit.gradient_advice import give_advice, in_bytes
 from odekit.live_bytes import LiveBytes
+from odekit.resident import heap_bytes, resident_growth
 
 DOUBLE = torch.float64
 COLUMNS = ["method", "error", "peak_bytes", "evaluations", "seconds"]
@@ -112,10 +116,87 @@ def test_modules_pytrees_args_and_samples():
 
 
 def test_a_method_that_gets_nowhere_is_given_up():
-    table = table_of(time_limit=0.0)
+    methods = {"crawls": {"gradient": "unrolled", "step_size": 1e-7, "max_steps": 10**9}}
+    table = table_of(methods=methods, time_limit=1.0)
     assert table["error"].isna().all()
-    assert table["note"].str.contains("given up").all()
-    assert "no method" in table.attrs["advice"]
+    assert table["note"].str.contains("given up after 1 s").all()
+    assert "no method could serve: given up" in table.attrs["advice"]
+
+
+def test_a_reference_that_gets_nowhere_is_given_up():
+    rate = torch.tensor(1e7, dtype=DOUBLE, requires_grad=True)
+    start = time.perf_counter()
+    with pytest.raises(odekit.ProblemError, match=r"reference, by dopri8 .* given up after 0\.6 s"):
+        odekit.compare_gradients(
+            lambda t, y: -rate * (y - torch.cos(t)), torch.ones(1, dtype=DOUBLE), [0.0, 3.0],
+            methods=["unrolled"], time_limit=0.2,
+        )  # fmt: skip
+    assert time.perf_counter() - start < 5
+
+
+def test_a_reference_in_double_precision_is_given_up_too():
+    net = nn.Linear(1, 1)
+    with torch.no_grad():
+        net.weight.fill_(-1e7)
+    with pytest.raises(odekit.ProblemError, match="given up after"):
+        odekit.compare_gradients(
+            lambda t, y: net(y), torch.ones(1), [0.0, 3.0], methods=["unrolled"], time_limit=0.1
+        )
+    assert net.weight.dtype == torch.float32
+
+
+def test_the_advice_is_about_what_the_process_really_holds():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 4)).double()
+    y0 = torch.ones(4, dtype=DOUBLE)
+
+    def grow(gradient, steps):
+        start = y0.clone().requires_grad_()
+        solution = odekit.solve(
+            lambda t, y: net(y), start, [0.0, 1.0], solver="rk4", step_size=1 / steps,
+            gradient=gradient,
+        )  # fmt: skip
+        solution.y[-1].sum().backward()
+
+    steps = 20
+    table = odekit.compare_gradients(
+        lambda t, y: net(y), y0, [0.0, 1.0], solver="rk4", step_size=1 / steps,
+        methods=["unrolled", "discrete"], rounds=1,
+    )  # fmt: skip
+    for name, held in zip(table["method"], table["held_bytes"], strict=True):
+        longer = functools.partial(grow, name, 100 * steps)
+        grown = resident_growth(longer, functools.partial(grow, name, 10))
+        assert grown / 2 < 100 * held < 2 * grown, name
+    assert table["held_bytes"][0] > 20 * table["saved_bytes"][0]
+
+
+def test_the_heap_is_what_is_in_use():
+    before = heap_bytes()
+    kept = [torch.zeros(1000, dtype=DOUBLE) for _ in range(100)]
+    held = heap_bytes() - before
+    assert 800_000 < held < 1_000_000
+    kept.clear()
+    assert abs(heap_bytes() - before) < 50_000
+
+
+def row_of(method, seconds, held, saved, error=1e-9, note=""):
+    row = {"method": method, "seconds": seconds, "held_bytes": held, "saved_bytes": saved}
+    return {**row, "peak_bytes": 2 * saved, "error": error, "note": note}
+
+
+def test_the_advice_looks_ahead_with_all_that_is_held():
+    fast, lean = row_of("fast", 1.0, 10**6, 10**4), row_of("lean", 2.0, 2 * 10**5, 100)
+    other = row_of("other", 3.0, 9 * 10**5, 10)
+    said = give_advice([fast, lean, other], 0.0)
+    assert "about 100 MB in all, take lean, which would keep no more than about 20 MB" in said
+    assert "1 s, 1.0 MB held for the backward pass" in said
+    # Where the heap cannot be seen tensors are what is known, and the sentence admits it.
+    blind = [{**row, "held_bytes": None} for row in (fast, lean, other)]
+    said = give_advice(blind, 0.0)
+    assert "20 kB in tensors at a time" in said
+    assert "in tensors alone, nodes of the graph not counted, take lean" in said
+    # Few tensors are no gain where nodes weigh as much.
+    assert "take" not in give_advice([fast, other], 0.0)
 
 
 def test_methods_for_few_numbers_are_left_out_where_there_are_many():
@@ -149,6 +230,11 @@ def test_the_resident_set_of_a_process_of_its_own():
         ({"rounds": 0}, "rounds"),
         ({"methods": []}, "empty"),
         ({"methods": ["unrolled", "unrolled"]}, "more than once"),
+        ({"time_limit": 0.0}, "time_limit must be positive"),
+        ({"step_size": 0.0}, "step_size must be positive"),
+        ({"methods": {"mine": {"solvr": "rk4"}}}, "'mine' has an option 'solvr': did you mean"),
+        ({"methods": {"mine": {"gradiant": "adjoint"}}}, "did you mean 'gradient'"),
+        ({"methods": {"mine": {"gradient": "adjoint", "step_size": -1}}}, "'mine': step_size"),
     ],
 )
 def test_refusals(options, message):
@@ -156,12 +242,50 @@ def test_refusals(options, message):
         table_of(**options)
 
 
-def test_a_loss_that_is_no_number_is_refused():
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"solver": "tsit6"}, "did you mean 'tsit5'"),
+        ({"reference": "dopri9"}, "did you mean 'dopri8'"),
+        ({"methods": {"mine": {"gradient": "adjoint", "solver": "rk5"}}}, "'mine': unknown solver"),
+    ],
+)
+def test_names_are_looked_up_before_anything_is_solved(options, message):
+    stages = []
+    with pytest.raises(odekit.UnknownNameError, match=message):
+        table_of(**options, report=lambda stage, fraction: stages.append(stage))
+    assert stages == []
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_switched_off_gradients_are_named(mode):
+    with mode(), pytest.raises(odekit.ProblemError, match=mode.__name__):
+        table_of()
+
+
+@pytest.mark.parametrize("y0", [[1.0, 2.0], torch.tensor([1, 2])])
+def test_a_start_that_cannot_be_solved_is_refused_as_solve_does(y0):
+    with pytest.raises(odekit.ProblemError) as refused:
+        odekit.solve(lambda t, y: -y, y0, [0.0, 1.0])
+    with pytest.raises(odekit.ProblemError) as found:
+        odekit.compare_gradients(lambda t, y: -y, y0, [0.0, 1.0])
+    assert str(found.value) == str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("loss", "message"),
+    [
+        (lambda y: y.sum() * float("nan"), "loss is nan"),
+        (lambda y: torch.tensor(3.0), "does not depend on y"),
+        (lambda y: (y > 0).sum(), "does not depend on y"),
+        (lambda y: torch.ones(2, requires_grad=True).sum(), "does not depend on y"),
+        (lambda y: (y - y.detach()).abs().sqrt().sum(), "gradient of the loss is not finite"),
+    ],
+)
+def test_a_loss_without_a_gradient_is_refused(loss, message):
     y0 = torch.ones(2, dtype=DOUBLE)
-    with pytest.raises(odekit.ProblemError, match="one real number"):
-        odekit.compare_gradients(lambda t, y: -y, y0, [0.0, 1.0], lambda y: y)
-    with pytest.raises(odekit.UnknownNameError, match="unrolled"):
-        odekit.compare_gradients(lambda t, y: -y, y0, [0.0, 1.0], methods=["unroled"])
+    with pytest.raises(odekit.ProblemError, match=message):
+        odekit.compare_gradients(lambda t, y: -y, y0, [0.0, 1.0], loss, methods=["unrolled"])
 
 
 def test_live_bytes_see_views_frees_and_backward_passes():
@@ -241,6 +365,107 @@ def test_refused_scripts_leave_nothing_behind(folder, capsys, text, arguments, m
     assert run(["gradients", "mine.py", *arguments]) == code
     assert message in capsys.readouterr().err
     assert os.listdir(".") == ["mine.py"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message", "code"),
+    [
+        (["--solver", "tsit6"], "did you mean 'tsit5'", 1),
+        (["--reference", "dopri9"], "did you mean 'dopri8'", 1),
+        (["--step-size", "0"], "must be positive", 2),
+        (["--time-limit", "0"], "must be positive", 2),
+    ],
+)
+def test_options_that_cannot_work_are_refused_before_the_solve(
+    folder, capsys, arguments, message, code
+):
+    assert run(["gradients", "lorenz", *arguments]) == code
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.count(message) == 1
+    assert os.listdir(".") == []
+
+
+def test_a_command_without_any_gradient_fails_and_leaves_no_old_picture(folder, capsys):
+    arguments = ["gradients", "lorenz", "--t", "0,0.2", "--rounds", "1", "--out", "there"]
+    assert run([*arguments, "--methods", "unrolled"]) == 0
+    assert "error_against_memory.png" in os.listdir("there")
+    (folder / "there" / "mine.png").write_text("kept")
+    capsys.readouterr()
+    assert run([*arguments, "--methods", "reversible"]) == 1
+    out, err = capsys.readouterr()
+    assert "REVERSIBLE" in out
+    assert err.startswith("error: no method could serve: gradient Reversible needs")
+    assert sorted(os.listdir("there")) == ["gradients.csv", "gradients.json", "mine.png"]
+
+
+def test_a_script_prints_aside_and_imports_what_lies_beside_it(folder, capsys, monkeypatch):
+    (folder / "below").mkdir()
+    (folder / "below" / "beside_the_script.py").write_text("RATE = 2.0\n")
+    (folder / "below" / "mine.py").write_text(
+        "import torch, beside_the_script\n"
+        "print('hello')\n"
+        "y0, t = torch.ones(1, dtype=torch.float64), [0.0, 1.0]\n"
+        "def field(t, y):\n"
+        "    print('asked')\n"
+        "    return -beside_the_script.RATE * y\n"
+    )
+    monkeypatch.delitem(sys.modules, "beside_the_script", raising=False)
+    path = list(sys.path)
+    arguments = ["gradients", "below/mine.py", "--json", "--rounds", "1", "--methods", "unrolled"]
+    assert run(arguments) == 0
+    out, err = capsys.readouterr()
+    assert json.loads(out)["methods"][0]["error"] < 1e-4
+    assert err.startswith("hello\n")
+    assert "asked" in err
+    assert sys.path == path
+
+
+def test_the_command_names_its_options_where_the_reference_is_given_up(folder, capsys):
+    (folder / "mine.py").write_text(SCRIPT.replace("-rate * y", "-1e7 * rate * (y - torch.cos(t))"))
+    assert run(["gradients", "mine.py", "--time-limit", "0.1"]) == 1
+    err = capsys.readouterr().err
+    assert "the reference, by dopri8" in err
+    assert "--reference, an implicit one" in err
+    assert "--time-limit" in err
+
+
+def drawn(monkeypatch, folder, methods, size, error):
+    """What a picture shows: dots as place, colour and shape, and the texts of its labels."""
+    from odekit.report import memory
+
+    figures = []
+    plain = memory.draw
+
+    def spy(path, width, height, fill):
+        plain(path, width, height, lambda figure: (figures.append(figure), fill(figure)))
+
+    monkeypatch.setattr(memory, "draw", spy)
+    memory.draw_memory(
+        folder / "x.png", methods, size, error, 1e-13, title="all of them", measure="bytes"
+    )
+    [axes] = figures[0].axes
+    dots = [x for x in axes.lines if x.get_marker() not in ("None", None, "")]
+    return axes, dots, {text.get_text() for text in axes.texts}
+
+
+def test_every_dot_of_the_picture_can_be_told_from_the_others(monkeypatch, folder):
+    methods = [f"method_{i}" for i in range(9)]
+    size = [10.0**i for i in range(9)]
+    axes, dots, texts = drawn(monkeypatch, folder, methods, size, [10.0**-i for i in range(9)])
+    assert len({(dot.get_color(), dot.get_marker()) for dot in dots}) == 9
+    assert texts == set(methods)
+    assert axes.get_title(loc="left") == "all of them"
+
+
+def test_dots_on_one_place_share_a_label_and_are_all_seen(monkeypatch, folder):
+    _, dots, texts = drawn(
+        monkeypatch, folder, ["a", "b", "c"], [1e4, 1e4, 1e7], [1e-8, 1.0000001e-8, 1e-3]
+    )
+    assert texts == {"a, b", "c"}
+    widths = [dot.get_markersize() for dot in dots]
+    assert widths[0] > 1.5 * widths[1]
+    assert widths[0] == widths[2]
 
 
 def test_a_missing_script(folder, capsys):

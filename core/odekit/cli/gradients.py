@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import runpy
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -34,6 +36,15 @@ if TYPE_CHECKING:
 TAKEN = ("field", "y0", "t", "loss", "params", "args")
 """Names that a script may define; the first three it must."""
 
+PICTURE = "error_against_memory.png"
+
+
+def _positive(value: float | None) -> float | None:
+    """The value of an option for which zero makes no sense."""
+    if value is not None and not value > 0:
+        raise typer.BadParameter(f"must be positive, got {value:g}")
+    return value
+
 
 def gradients(
     system: Annotated[
@@ -63,12 +74,16 @@ def gradients(
     rtol: Annotated[float, typer.Option(min=0.0, help="Relative tolerance.")] = 1e-6,
     atol: Annotated[float, typer.Option(min=0.0, help="Absolute tolerance.")] = 1e-8,
     step_size: Annotated[
-        float | None, typer.Option(min=0.0, help="Fixed steps of this length.")
+        float | None, typer.Option(callback=_positive, help="Fixed steps of this length.")
     ] = None,
     max_steps: Annotated[int, typer.Option(min=1, help="Steps allowed.")] = 100_000,
     rounds: Annotated[int, typer.Option(min=1, help="How often each method is timed.")] = 3,
     time_limit: Annotated[
-        float, typer.Option(min=0.0, help="Seconds after which a method is given up.")
+        float,
+        typer.Option(
+            callback=_positive,
+            help="Seconds after which a method is given up; the reference has three times as many.",
+        ),
     ] = 20.0,
     processes: Annotated[
         bool,
@@ -88,12 +103,14 @@ def gradients(
 
     Gradients are those of the mean square of the solution, or of a script's loss, by the start and
     all parameters. Without --out the folder is called odekit-gradients-NAME. It receives
-    gradients.csv, gradients.json and error_against_memory.png.
+    gradients.csv, gradients.json and error_against_memory.png. What a script prints goes to the
+    standard error stream. The exit code is 1 when no method could serve.
     """
     folder = out if out is not None else Path(f"odekit-gradients-{_title(system)}")
     check_folder(folder)
-    problem = _problem(system, split_assignments("--param", param or []), t, seed)
-    with progress_bar(shown=not quiet) as report:
+    values = split_assignments("--param", param or [])
+    with _surroundings(system), progress_bar(shown=not quiet) as report:
+        problem = _problem(system, values, t, seed)
         from odekit.gradient_comparison import compare_gradients
 
         found = compare_gradients(
@@ -110,14 +127,34 @@ def gradients(
             processes=processes,
             report=report,
         )
-        written = write_folder(folder, lambda temporary: _write(found, temporary))
+        written = write_folder(folder, lambda temporary: _write(found, temporary, _title(system)))
+        if folder / PICTURE not in written:
+            (folder / PICTURE).unlink(missing_ok=True)  # one of other figures
+    served = bool(found["error"].notna().any())
     if as_json:
         print_json({**_as_json(found), "files": [str(path) for path in written]})
     elif quiet:
-        typer.echo(found.attrs["advice"])
+        typer.echo(found.attrs["advice"] if served else "", nl=served)
     else:
         _print(found)
         typer.echo(f"Written to {folder}: {', '.join(path.name for path in written)}")
+    if not served:
+        raise ProblemError(found.attrs["advice"])
+
+
+@contextmanager
+def _surroundings(system: str) -> Iterator[None]:
+    """What a script expects: modules beside it can be imported. It prints where nobody parses."""
+    if not _is_script(system):
+        yield
+        return
+    before = list(sys.path)
+    sys.path.insert(0, str(Path(system).resolve().parent))
+    try:
+        with redirect_stdout(sys.stderr):
+            yield
+    finally:
+        sys.path[:] = before
 
 
 def _title(system: str) -> str:
@@ -184,7 +221,7 @@ def _script(path: Path, seed: int) -> dict[str, Any]:
     return {name: names[name] for name in TAKEN if name in names}
 
 
-def _write(found: DataFrame, folder: Path) -> None:
+def _write(found: DataFrame, folder: Path, title: str) -> None:
     import json
 
     from odekit.report.memory import draw_memory
@@ -194,12 +231,18 @@ def _write(found: DataFrame, folder: Path) -> None:
     (folder / "gradients.json").write_text(text + "\n", encoding="utf-8")
     shown = found[found["error"].notna() & found["peak_bytes"].notna()]
     if len(shown):
+        size, measure = shown["peak_bytes"], "tensors at their peak"
+        if shown["held_bytes"].notna().all():
+            size = size + shown["held_bytes"] - shown["saved_bytes"]
+            measure += ", and all else that waits for the backward pass"
         draw_memory(
-            folder / "error_against_memory.png",
+            folder / PICTURE,
             shown["method"].tolist(),
-            [float(x) for x in shown["peak_bytes"]],
+            [float(x) for x in size],
             shown["error"].tolist(),
             found.attrs["uncertainty"],
+            title=f"{title}: gradient methods, error against memory",
+            measure=measure,
         )
 
 
@@ -209,9 +252,13 @@ def _as_json(found: DataFrame) -> dict[str, Any]:
 
 
 def _print(found: DataFrame) -> None:
-    from odekit.gradient_comparison import in_bytes
+    from odekit.gradient_advice import in_bytes
 
-    counts = [name for name in ("peak_bytes", "saved_bytes", "process_bytes") if name in found]
+    counts = [
+        name
+        for name in ("peak_bytes", "saved_bytes", "held_bytes", "process_bytes")
+        if name in found
+    ]
     columns = ("method", "error", *(name.replace("_bytes", "") for name in counts))
     columns = (*columns, "evaluations", "back", "seconds", "note")
     listing = table(*columns, numeric=columns[1:-1])
@@ -227,6 +274,11 @@ def _print(found: DataFrame) -> None:
         )
     screen = console()
     screen.print(listing)
+    screen.print(
+        "Peak and saved are bytes of tensors. Held is all that waits for the backward pass, nodes "
+        "of the graph included.",
+        markup=False,
+    )
     screen.print(
         f"Errors are relative to {found.attrs['reference']}, itself uncertain by "
         f"{found.attrs['uncertainty']:.0e}.",

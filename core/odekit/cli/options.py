@@ -28,7 +28,8 @@ _ARGUMENTS = {
 }
 _LONG = (
     "time|states|inputs|names|library|degree|noise|seed|solver|rtol|atol|max_steps|time_limit|"
-    "cluster|known|known_terms|forbidden|forced|constraints|terms|units|hidden"
+    "cluster|known|known_terms|forbidden|forced|constraints|terms|units|hidden|"
+    "reference|methods|step_size"
 )
 
 

@@ -6,7 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from odekit.report.style import INK, SOFT, colour, draw
+from odekit.report.style import COLOURS, INK, SOFT, colour, draw
+
+SHAPES = "os^Dv"
+"""Dots of one colour differ by these."""
+
+SIZE = 9.0
+"""Of a dot, in points; those on one place lie on one another, each smaller than the last."""
 
 PLACES = tuple(
     (x, y) for r in (1, 2, 3, 4, 5) for x, y in ((8 * r, 6 * r), (8 * r, -6 * r - 8), (0, 12 * r))
@@ -18,16 +24,28 @@ LEADER: dict[str, Any] = {"arrowstyle": "-", "color": SOFT, "linewidth": 0.6, "s
 
 
 def draw_memory(
-    path: Path, methods: Sequence[str], size: Sequence[float], error: Sequence[float], floor: float
+    path: Path,
+    methods: Sequence[str],
+    size: Sequence[float],
+    error: Sequence[float],
+    floor: float,
+    *,
+    title: str,
+    measure: str,
 ) -> None:
     """One dot per method, both axes logarithmic; lower left is better.
+
+    Dots on one place, as of methods that give the same numbers, share a label and are drawn inside
+    one another.
 
     Args:
         path: of the PNG.
         methods: labels.
-        size: peak bytes, positive.
+        size: bytes, positive.
         error: relative errors; those at or below ``floor`` are drawn there.
         floor: what the reference itself may be off by.
+        title: of the picture.
+        measure: what ``size`` counts, in words.
     """
     low = max(floor, 1e-16)
     heights = [max(e, low) for e in error]
@@ -36,19 +54,44 @@ def draw_memory(
         axes = figure.subplots()
         axes.set_xscale("log")
         axes.set_yscale("log")
-        for i, (x, y) in enumerate(zip(size, heights, strict=True)):
-            axes.plot(x, y, "o", color=colour(i), markersize=8, markeredgecolor="white", zorder=3)
+        axes.set_title(title)
         left, right = min(size) / 3, max(size) * 3
         axes.set_xlim(left, right)
         near = low > min(heights) / 300
         axes.set_ylim((low if near else min(heights)) / 5, max(heights) * 6)
         if near:
             _mark_uncertainty(axes, low)
-        axes.set_xlabel("most memory in tensors at a time (bytes)")
+        axes.set_xlabel(f"{measure} (bytes)")
         axes.set_ylabel("error of the gradient (relative)")
-        _label(figure, axes, methods, size, heights)
+        figure.draw_without_rendering()  # the layout settles, so that places are final
+        figure.set_layout_engine("none")
+        places = list(zip(size, heights, strict=True))
+        groups = _together(axes.transData.transform(places), SIZE / 2 * figure.dpi / 72)
+        for group in groups:
+            for inside, i in enumerate(group):
+                _dot(axes, places[i], i, SIZE * (1 - inside / len(group)))
+        names = [", ".join(methods[i] for i in group) for group in groups]
+        _label(figure, axes, names, *zip(*(places[group[0]] for group in groups), strict=True))
 
     draw(path, 7.0, 4.6, fill)
+
+
+def _dot(axes: Any, place: tuple[float, float], i: int, width: float) -> None:
+    shape = SHAPES[i // len(COLOURS) % len(SHAPES)]
+    axes.plot(*place, shape, color=colour(i), markersize=width, markeredgecolor="white", zorder=3)
+
+
+def _together(dots: Any, near: float) -> list[list[int]]:
+    """Indices of dots, in groups that lie within ``near`` of the first of each."""
+    groups: list[list[int]] = []
+    for i, dot in enumerate(dots):
+        for group in groups:
+            if float(((dots[group[0]] - dot) ** 2).sum()) < near**2:
+                group.append(i)
+                break
+        else:
+            groups.append([i])
+    return groups
 
 
 def _mark_uncertainty(axes: Any, low: float) -> None:
@@ -74,8 +117,6 @@ def _label(
     from matplotlib.transforms import Bbox
 
     renderer = FigureCanvasAgg(figure).get_renderer()
-    figure.draw_without_rendering()  # the layout settles, so that places are final
-    figure.set_layout_engine("none")
     frame = axes.get_window_extent(renderer)
     dots = axes.transData.transform(list(zip(xs, ys, strict=True)))
     reach = 6 * figure.dpi / 72
