@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import functools
 import re
-import types
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from odekit._engine.behind import parameters_of, tensors_behind
 from odekit._engine.check import check_counts, check_field, check_state, check_times, tensors_of
 from odekit._engine.clock import is_differentiated
 from odekit._engine.lanes import integrate_lanes
@@ -70,8 +69,12 @@ def solve(
         step_size: fixed steps of this length, with any solver. A solver without an error
             estimate that is given neither this nor a controller gets one by step doubling, at
             three times the evaluations.
-        params: tensors that the field depends on, where they cannot be found in the field, in
-            ``args``, or in what a function closes over.
+        params: tensors that the field depends on, where they cannot be found. The search goes
+            through modules, lists, tuples, dicts and the attributes of objects, in the field, in
+            ``args``, and in what functions close over, have as defaults or name as globals. What
+            it cannot see, such as something behind a property, in a library, looked up by a
+            computed name, or behind more than thousands of other things, is still found where
+            the field uses it at the start, the end or just after a jump.
         per_sample: the leading axis of ``y0`` counts samples, each with its own steps.
         dense: keep what ``solution(t)`` needs.
         save: rows at the output times, or at the start and every accepted step.
@@ -236,59 +239,6 @@ def _wrap_up(
     return solution
 
 
-def parameters_of(field: Any) -> list[Tensor]:
-    """Tensors that ask for gradients and that the field depends on, as far as can be seen.
-
-    Looks into modules, bound methods, partial applications, and what a function closes over.
-    """
-    return [x for x in tensors_behind(field) if x.requires_grad]
-
-
-def tensors_behind(field: Any) -> list[Tensor]:
-    """Every tensor that is found there, constants included; some may come twice."""
-    return list(_search(field, depth=0))
-
-
-def _search(thing: Any, depth: int) -> Iterator[Tensor]:
-    if isinstance(thing, nn.Module):
-        yield from thing.parameters()
-        yield from thing.buffers()
-    elif isinstance(thing, Tensor):
-        yield thing
-    elif depth < 4 and not isinstance(thing, type | types.ModuleType):
-        if isinstance(thing, functools.partial):
-            inner: Iterable[Any] = (thing.func, *thing.args, *thing.keywords.values())
-        elif isinstance(thing, list | tuple | set | frozenset):
-            inner = thing
-        elif isinstance(thing, dict):
-            inner = thing.values()
-        else:
-            inner = _captured(thing)
-        for item in inner:
-            yield from _search(item, depth + 1)
-
-
-def _captured(thing: Any) -> list[Any]:
-    found = [thing.__self__] if getattr(thing, "__self__", None) is not None else []
-    function = getattr(thing, "__func__", thing)
-    found += getattr(function, "__defaults__", None) or ()
-    found += (getattr(function, "__kwdefaults__", None) or {}).values()
-    for cell in getattr(function, "__closure__", None) or ():
-        try:
-            found.append(cell.cell_contents)
-        except ValueError:  # a name that is bound later
-            continue
-    code = getattr(function, "__code__", None)
-    if code is not None:
-        scope = function.__globals__
-        found += [
-            scope[name] for name in code.co_names if isinstance(scope.get(name), Tensor | nn.Module)
-        ]
-    else:
-        found += list(getattr(thing, "__dict__", {}).values())
-    return found
-
-
 def _listed(params: Iterable[Tensor] | None) -> list[Tensor]:
     if params is None:
         return []
@@ -313,4 +263,4 @@ def _unique(field: Any, args: Any, more: Iterable[Tensor]) -> tuple[Tensor, ...]
     return tuple({id(x): x for x in found if x.requires_grad}.values())
 
 
-__all__ = ["solve"]
+__all__ = ["parameters_of", "solve", "tensors_behind"]

@@ -45,7 +45,7 @@ def find_sources(value: Tensor, known: Sequence[Tensor] = ()) -> dict[int, Tenso
 
 
 class Look(NamedTuple):
-    """What two evaluations of the field at the start tell of it.
+    """What a few evaluations of the field tell of it: at the start, the end and after jumps.
 
     Attributes:
         params: all tensors that the field depends on: the parameters of the problem, and those
@@ -65,15 +65,46 @@ def look_behind(problem: Problem) -> Look:
     Raises:
         IncompatibleError: the field is random, so that it cannot be evaluated again.
     """
-    t = problem.t.detach()[..., 0]
-    t = t[:, None] if t.dim() else t
+    t, *later = _places(problem)
+    y = problem.y0.detach()
     with torch.enable_grad():
-        once, again = (problem.field(t, problem.y0.detach()) for _ in range(2))
+        once, again = (problem.field(t, y) for _ in range(2))
     _check_repeats(once.detach(), again.detach())
-    known = {id(p): p for p in problem.params}
-    params = tuple((known | find_sources(once, problem.params)).values())
-    witness = Witness(problem.field, t, problem.y0.detach(), once.detach(), Ambient.now(t.device))
-    return Look(params, not _nodes(once).isdisjoint(_nodes(again)), witness)
+    found = {id(p): p for p in problem.params} | find_sources(once, problem.params)
+    nodes = _nodes(once)
+    shared = not nodes.isdisjoint(_nodes(again))
+    for place in later:
+        with torch.enable_grad():
+            slope = problem.field(place, y)
+        fresh = find_sources(slope, problem.params)
+        if not fresh.keys() <= found.keys():
+            with torch.enable_grad():
+                again = problem.field(place, y)
+            shared = shared or not _nodes(slope).isdisjoint(_nodes(again))
+        shared = shared or not nodes.isdisjoint(_nodes(slope))
+        found |= fresh
+    witness = Witness(problem.field, t, y, once.detach(), Ambient.now(t.device))
+    return Look(tuple(found.values()), shared, witness)
+
+
+def _places(problem: Problem) -> list[Tensor]:
+    """The start, the end, and just after each jump between them, as the field is told the time."""
+    times = problem.t.detach()
+    start, end = times[..., 0], times[..., -1]
+    places = [start]
+    if times.shape[-1] > 1:
+        places.append(end)
+        low, high = torch.minimum(start, end), torch.maximum(start, end)
+        y = problem.y0
+        real = y.dtype.to_real() if y.dtype.is_complex else y.dtype
+        gap = 4 * torch.finfo(real).eps * torch.maximum(start.abs(), end.abs())
+        gap = torch.copysign(gap, end - start)
+        places += [
+            (jump + gap).clamp(low, high)
+            for jump in problem.controller.jump_times
+            if bool(((low < jump) & (jump < high)).any())
+        ]
+    return [t[:, None] if t.dim() else t for t in places]
 
 
 def _check_repeats(once: Tensor, again: Tensor) -> None:

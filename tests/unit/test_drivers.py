@@ -10,6 +10,7 @@ from torch import Tensor
 
 from odekit import Decision, Segment, Solver, Step, StepController, Trait, solve
 from odekit.errors import SolveError, Status
+from odekit.live_bytes import LiveBytes
 
 F64 = torch.float64
 
@@ -206,3 +207,53 @@ def test_long_solves_flush_in_order() -> None:
     torch.testing.assert_close(a.y[:, :, 0], (lanes - lanes[:, :1]).T, rtol=0, atol=1e-12)
     b = solve(one, y0[0], times, solver=Drift(), step_size=0.0011)
     torch.testing.assert_close(b.y[:, 0], times, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("dim", [64, 4096])
+def test_a_solve_with_a_step_size_per_lane_holds_no_step_without_rows(dim: int) -> None:
+    y0 = torch.ones(16, dim, dtype=F64)
+    for options in ({"step_size": 0.005}, {"rtol": 1e-11, "atol": 1e-13}):
+        with torch.no_grad(), LiveBytes() as memory:
+            solve(lambda t, y: -y, y0, [0.0, 1.0], solver="rk4", per_sample=True, **options)
+        assert memory.peak < 40 * y0.nbytes
+
+
+@pytest.mark.parametrize("per_sample", [False, True])
+def test_few_steps_of_a_large_state_wait_for_their_rows(per_sample: bool) -> None:
+    y0 = torch.ones(16, 4096, dtype=F64)
+    times = torch.linspace(0, 1, 161, dtype=F64)[[0, *range(1, 160, 2), 160]]
+    with torch.no_grad(), LiveBytes() as memory:
+        options = {"solver": "rk4", "step_size": 1 / 80, "per_sample": per_sample}
+        solution = solve(lambda t, y: -y, y0, times, **options)
+    # The rows themselves, waiting, joined and in their place, and little beside them.
+    assert memory.peak < (3 * len(times) + 60) * y0.nbytes
+    expected = torch.exp(-times)[:, None, None].expand_as(solution.y)
+    torch.testing.assert_close(solution.y, expected, rtol=1e-8, atol=0)
+
+
+@pytest.mark.parametrize("per_sample", [False, True])
+def test_many_rows_inside_one_step_of_a_large_state(per_sample: bool) -> None:
+    y0 = torch.ones(4, 8192, dtype=F64)
+    times = torch.linspace(0, 1, 200, dtype=F64)
+    with torch.no_grad(), LiveBytes() as memory:
+        options = {"solver": "tsit5", "step_size": 0.5, "per_sample": per_sample}
+        solution = solve(lambda t, y: -y, y0, times, **options)
+    assert memory.peak < (3 * len(times) + 100) * y0.nbytes
+    expected = torch.exp(-times)[:, None, None].expand_as(solution.y)
+    torch.testing.assert_close(solution.y, expected, rtol=1e-4, atol=0)
+
+
+def test_rows_do_not_depend_on_how_many_steps_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    times = torch.stack([torch.linspace(i, 2 * i + 1, 41, dtype=F64) for i in range(5)])
+    weight = torch.tensor(0.7, dtype=F64, requires_grad=True)
+    results = []
+    for limit in (1 << 22, 1):
+        monkeypatch.setattr("odekit._engine.lane_rows.BYTES", limit)
+        t = times.clone().requires_grad_()
+        y0 = torch.linspace(-1, 1, 10, dtype=F64).reshape(5, 2).requires_grad_()
+        for t_or_not in (t, times):
+            y = solve(lambda t, y: torch.sin(y * weight), y0, t_or_not, per_sample=True).y
+            wanted = [x for x in (y0, weight, t_or_not) if x.requires_grad]
+            results.append([y, *torch.autograd.grad(y.square().sum(), wanted)])
+    for one_go, apart in zip(results[:2], results[2:], strict=True):
+        torch.testing.assert_close(one_go, apart, rtol=1e-13, atol=1e-14)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from array import array
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -15,6 +16,19 @@ from odekit.solver import Segment
 
 BATCH = 256
 """Steps kept before their rows are interpolated, so that memory does not grow with the solve."""
+
+BYTES = 1 << 22
+"""The same in bytes, so that it does not grow with the state; few steps of a large one wait."""
+
+
+def bytes_of(*parts: Tensor) -> int:
+    """What the entries of all of them take."""
+    return sum(x.numel() * x.element_size() for x in parts)
+
+
+def stack(parts: Sequence[Tensor]) -> Tensor:
+    """Along a new leading axis; a single tensor is not copied."""
+    return parts[0][None] if len(parts) == 1 else torch.stack(tuple(parts))
 
 
 class Emitter:
@@ -35,6 +49,7 @@ class Emitter:
         self.knots = array("d", times[:1])
         self.steps: list[tuple[float, float, Tensor, Tensor, tuple[Tensor, ...]]] = []
         self.rows: list[tuple[int, int]] = []
+        self.bytes = 0
 
     def moves(self, t: float) -> bool:
         """Whether a step from ``t`` is shifted with the start; from the first jump on, none is."""
@@ -67,10 +82,13 @@ class Emitter:
         if inside or self.problem.dense:
             self.rows += [(row, len(self.steps)) for row in inside]
             self.steps.append((t, h, y0, y1, dense))
+            self.bytes += bytes_of(y0, y1, *dense)
         if direct:
             self.flush()
             self.blocks.append(y1[None])
-        elif len(self.steps) >= BATCH and not self.problem.dense:
+        elif self.problem.dense:
+            return
+        elif len(self.steps) >= BATCH or self.bytes >= BYTES:
             self.flush()
 
     def flush(self) -> None:
@@ -82,11 +100,14 @@ class Emitter:
             kept = self.stacked(self.steps[lowest:])
             t = problem.t[torch.tensor(rows, device=problem.t.device)]
             where = torch.tensor([i - lowest for i in index], device=problem.t.device)
-            picked = pick(kept, where)
-            self.blocks.append(problem.solver.interpolate(picked, align(t, picked.y0)))
+            width = bytes_of(kept.y0[0]) * (2 + len(kept.dense))
+            size = max(BYTES // max(width, 1), 1)
+            for now, place in zip(torch.split(t, size), torch.split(where, size), strict=True):
+                picked = pick(kept, place)
+                self.blocks.append(problem.solver.interpolate(picked, align(now, picked.y0)))
             self.rows = []
         if not self.problem.dense:
-            self.steps = []
+            self.steps, self.bytes = [], 0
 
     def stacked(
         self, steps: list[tuple[float, float, Tensor, Tensor, tuple[Tensor, ...]]]
@@ -101,8 +122,8 @@ class Emitter:
         else:
             t = torch.tensor([s[0] for s in steps], **options)  # type: ignore[arg-type]
         h = torch.tensor([s[1] for s in steps], **options)  # type: ignore[arg-type]
-        y0, y1 = torch.stack([s[2] for s in steps]), torch.stack([s[3] for s in steps])
-        dense = tuple(map(torch.stack, zip(*(s[4] for s in steps), strict=True)))
+        y0, y1 = stack([s[2] for s in steps]), stack([s[3] for s in steps])
+        dense = tuple(map(stack, zip(*(s[4] for s in steps), strict=True)))
         return Segment(t, h, y0, y1, dense)
 
     def finish(self) -> tuple[Tensor, Tensor, DenseOutput | None]:

@@ -19,17 +19,14 @@ from odekit._engine.clock import (
     CountedField,
     Unmapped,
     controlled_error,
-    is_differentiated,
     stops_of,
 )
+from odekit._engine.lane_rows import LaneEmitter
 from odekit.errors import Status
 from odekit.problem import Accepted, Problem, Trajectory
-from odekit.solution import DenseOutput, Stats, locate
+from odekit.solution import Stats
 from odekit.solver import Segment, Solver, Step
 from odekit.trees import leaves_of, map_leaves
-
-CHUNK = 128
-"""Attempts kept before rows are interpolated, so that memory does not grow with the solve."""
 
 
 def integrate_lanes(problem: Problem) -> Trajectory:
@@ -42,14 +39,6 @@ def integrate_lanes(problem: Problem) -> Trajectory:
         if problem.t.shape[1] > 1:
             run.to_end()
         return run.trajectory()
-
-
-class _Attempt(NamedTuple):
-    t: Tensor
-    h: Tensor
-    y0: Tensor
-    y1: Tensor
-    dense: tuple[Tensor, ...]
 
 
 class _Verdict(NamedTuple):
@@ -68,7 +57,6 @@ class _Run:
         self.problem = problem
         self.lanes = len(problem.y0)
         self.times = problem.t.detach()
-        self.attached = is_differentiated(problem.t)
         self.start = self.t = self.times[:, 0]
         end = self.times[:, -1]
         self.sign = torch.where(end >= self.start, 1.0, -1.0).to(self.t)
@@ -82,15 +70,12 @@ class _Run:
         self.active = (end - self.start) * self.sign > 0
         self.real = self.y.dtype.to_real() if self.y.dtype.is_complex else self.y.dtype
         self.completes = type(problem.solver).complete is not Solver.complete
-        self.history: list[_Attempt] = []
-        self.knots = [self.t]
+        self.emitter = LaneEmitter(problem, self.times, self.sign)
         self.safe: tuple[Tensor, Any] | None = None
-        self.rows: list[tuple[Tensor, Tensor, Tensor]] = []
-        self.emitted = torch.ones_like(zeros)
 
     def clock(self, t: Tensor) -> Tensor:
         """``(lanes, 1)`` as the solver sees it, attached to the start times."""
-        if self.attached:
+        if self.emitter.attached:
             t = torch.where(self.moving, self.problem.t[:, 0] + (t - self.start), t)
         return t[:, None]
 
@@ -160,7 +145,7 @@ class _Run:
             moved = torch.where(arrived, after.gather(1, index[:, None])[:, 0], t1)
             self.t = torch.where(accept, moved, self.t)
             restart = arrived & ~last
-            if controller.jump_times and self.attached:
+            if controller.jump_times and self.emitter.attached:
                 short, beyond = (x.gather(1, index[:, None]) for x in (before, after))
                 held = restart & (short != beyond)[:, 0]
                 self._hold(held, Segment(now, trial[:, None], y, step.y, dense), short)
@@ -171,7 +156,7 @@ class _Run:
                 self.memory = _where(restart, afresh, self.memory)
                 self.evaluations += restart * (self.field.calls - calls)
             if self.problem.observer is not None:
-                seen = Accepted(self.knots[-1], self.y, self.memory, accept, restart)
+                seen = Accepted(self.emitter.end, self.y, self.memory, accept, restart)
                 self.problem.observer(seen)
             index = index + restart
 
@@ -249,17 +234,14 @@ class _Run:
     ) -> tuple[Tensor, ...]:
         dense = step.dense
         if self.completes:
-            inside = self._inside(t1) & accept
+            inside = self.emitter.inside(t1) & accept
             if bool(inside.any()):
                 calls = self.field.calls
                 wide = h.to(self.real)[:, None]
                 dense = self.problem.solver.complete(self.field, now, wide, y, step)
                 self.evaluations += inside * (self.field.calls - calls)
-        start = now[:, 0] if self.attached else self.t
-        self.history.append(_Attempt(start, h, y, step.y, dense))
-        self.knots.append(torch.where(accept, t1, self.knots[-1]))
-        if len(self.history) >= CHUNK and not self.problem.dense and self.problem.save == "times":
-            self._flush()
+        start = now[:, 0] if self.emitter.attached else self.t
+        self.emitter.add(start, h, y, step.y, dense, accept, t1)
         return dense
 
     def _hold(self, jump: Tensor, segment: Segment, at: Tensor) -> None:
@@ -271,104 +253,12 @@ class _Run:
             self.y = torch.where(held, value, self.y)
             self.moving = self.moving & ~held[:, 0]
 
-    def _inside(self, t1: Tensor) -> Tensor:
-        """Lanes with a row strictly inside the step that ends at ``t1``."""
-        if self.problem.dense or self.attached:
-            return torch.ones_like(self.active)
-        if self.problem.save == "steps":
-            return torch.zeros_like(self.active)
-        position, sign = self.times, self.sign[:, None]
-        before = ((position - self.knots[-1][:, None]) * sign <= 0).sum(1)
-        within = ((position - t1[:, None]) * sign < 0).sum(1)
-        return within > before
-
-    def _stacked(self) -> tuple[Tensor, Segment]:
-        longest = max((len(a.dense) for a in self.history), default=0)
-        columns = [
-            # Attempts without a completed dense output are never looked into.
-            a.dense + a.dense[:1] * (longest - len(a.dense))
-            for a in self.history
-        ]
-        dense = tuple(torch.stack(column) for column in zip(*columns, strict=True))
-        t = torch.stack([a.t for a in self.history])
-        h = torch.stack([a.h for a in self.history])
-        y0 = torch.stack([a.y0 for a in self.history])
-        y1 = torch.stack([a.y1 for a in self.history])
-        return torch.stack(self.knots), Segment(t, h, y0, y1, dense)
-
-    def _flush(self) -> None:
-        """Interpolate the rows that the history covers, each lane from its own steps."""
-        if not self.history:
-            return
-        knots, segment = self._stacked()
-        position, sign = self.times.T, self.sign
-        due = ((position - knots[-1]) * sign <= 0).long().cumprod(0).bool()
-        order = torch.arange(len(position), device=due.device)[:, None]
-        due = due & (order >= self.emitted)
-        self.emitted = self.emitted + due.sum(0)
-        row, lane = due.nonzero(as_tuple=True)
-        if len(row):
-            index = locate(knots, position)[row, lane]
-            dense = tuple(d[index, lane] for d in segment.dense)
-            h = segment.h[index, lane, None]
-            picked = Segment(
-                segment.t[index, lane, None],
-                torch.where(h == 0, 1.0, h),  # a lane without any step stays where it is
-                segment.y0[index, lane],
-                segment.y1[index, lane],
-                dense,
-            )
-            hit = position[row, lane] == knots[index + 1, lane]
-            if self.attached or not bool(hit.all()):
-                query = (self.problem.t if self.attached else self.times)[lane, row]
-                values = self.problem.solver.interpolate(picked, query[:, None])
-            else:
-                values = picked.y1
-            if not self.attached:
-                values = torch.where(hit[:, None], picked.y1, values)
-            self.rows.append((row, lane, values))
-        if not self.problem.dense:
-            self.history, self.knots = [], [knots[-1]]
-
     def trajectory(self) -> Trajectory:
         """What was reached."""
-        problem, n = self.problem, self.problem.t.shape[1]
-        dense = None
-        if problem.dense and self.history:
-            dense = DenseOutput(problem.solver, *self._stacked())
-        if problem.save == "steps":
-            t, y = self._steps()
-        else:
-            self._flush()
-            t = problem.t
-            row, lane, values = (
-                torch.cat(parts) for parts in zip(*(self._first(), *self.rows), strict=True)
-            )
-            blank = problem.y0.new_full((n, *problem.y0.shape), torch.nan)
-            y = blank.index_put((row, lane), values)
+        t, y, dense = self.emitter.finish()
         self._check_rows(t, y)
         stats = Stats(self.attempts, self.accepted, self.attempts - self.accepted, self.evaluations)
         return Trajectory(t, y, self.status, self.t, stats, dense, self.y, self.memory)
-
-    def _first(self) -> tuple[Tensor, Tensor, Tensor]:
-        lanes = torch.arange(self.lanes, device=self.t.device)
-        return torch.zeros_like(lanes), lanes, self.problem.y0
-
-    def _steps(self) -> tuple[Tensor, Tensor]:
-        """Start and accepted steps; lanes that finish early repeat their last row."""
-        if not self.history:
-            return self.times[:, :1], self.problem.y0[None]
-        knots, segment = self._stacked()
-        kept = knots[1:] != knots[:-1]
-        count = kept.sum(0)
-        rank = torch.arange(1, int(count.max()) + 1, device=count.device)[:, None]
-        wanted = torch.minimum(rank, count)
-        index = torch.searchsorted(kept.long().cumsum(0).T.contiguous(), wanted.T.contiguous()).T
-        lanes = torch.arange(self.lanes, device=count.device)
-        values = segment.y1[index.clamp(max=len(kept) - 1), lanes]
-        values = torch.where((count > 0)[:, None], values, self.problem.y0)
-        t = torch.cat([knots[:1], knots[1:][index.clamp(max=len(kept) - 1), lanes]])
-        return t.T, torch.cat([self.problem.y0[None], values])
 
     def _check_rows(self, t: Tensor, y: Tensor) -> None:
         """Steps without an error estimate let NaN pass; name the last good row's time."""

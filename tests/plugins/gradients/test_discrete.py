@@ -383,7 +383,7 @@ def test_every_step_is_taken_twice() -> None:
 
     solution = solve(field, draw(2), [0.0, 1.0], solver="rk4", step_size=0.1, gradient="discrete")
     assert int(solution.stats.evaluations) == 41
-    assert calls[0] == 43  # two more, to see what there is behind the slope
+    assert calls[0] == 44  # three more, to see what there is behind the slope
     calls[0] = 0
     loss = solution.y[-1].sum()
     loss.backward(retain_graph=True)
