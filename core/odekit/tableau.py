@@ -4,7 +4,8 @@ Shapes: ``c, b, e`` have one entry a stage, ``a`` one row a stage, ``dense`` one
     one column a power of the relative time ``x``, from ``x`` on.
 Source: E. Hairer, S. P. Norsett, G. Wanner, "Solving Ordinary Differential Equations I", 2nd
     ed., 1993, section II.2 (trees, densities and order conditions) and II.6 (dense output),
-    doi:10.1007/978-3-540-78862-1.
+    doi:10.1007/978-3-540-78862-1. Stability functions: E. Hairer, G. Wanner, "Solving Ordinary
+    Differential Equations II", 2nd ed., 1996, section IV.2, doi:10.1007/978-3-642-05221-7.
 """
 
 from __future__ import annotations
@@ -83,6 +84,27 @@ class ButcherTableau:
         """Whether the last stage sits on the solution, so that it is the next step's first."""
         return self.c[-1] == 1 and self.b[-1] == 0 and self.a[-1] == self.b[:-1]
 
+    @functools.cached_property
+    def stability_limit(self) -> float:
+        """The largest ``s`` such that steps of ``y' = -s y`` up to ``h = 1`` never grow.
+
+        That is ``|R(-x)| <= 1`` for all ``x`` in ``[0, s]``, where
+        ``R(z) = 1 + z b^T (I - z A)^-1 1`` is the stability function, here a polynomial.
+        """
+        a = _square(self.a)
+        power, coefficients = np.ones(self.stages), [1.0]
+        for sign in itertools.islice(itertools.cycle((-1.0, 1.0)), self.stages):
+            coefficients.append(sign * float(np.array(self.b) @ power))
+            power = a @ power
+        growth = np.polynomial.Polynomial(coefficients)
+        # Where |R| may cross one; the factor x of R - 1 is left out, for it is zero there anyway.
+        roots = [*(growth + 1).roots(), *np.polynomial.Polynomial(coefficients[1:]).roots()]
+        crossings = sorted(x.real for x in roots if x.real > 0 and abs(x.imag) <= 1e-9 * abs(x))
+        for here, there in itertools.pairwise([*crossings, 2 * crossings[-1]]):
+            if abs(growth((here + there) / 2)) > 1:
+                return float(here)
+        raise ProblemError("an explicit method that is stable everywhere is none")
+
     def _check_shapes(self) -> None:
         stages = self.stages
         if [len(row) for row in self.a] != list(range(stages)):
@@ -96,9 +118,7 @@ class ButcherTableau:
                 raise ProblemError(f"{name} must have {stages} entries, one a stage, got {found}")
 
     def _check_order(self, weights: Any, order: int, name: str, x: float) -> None:
-        a = np.zeros((self.stages, self.stages))
-        for i, row in enumerate(self.a):
-            a[i, :i] = row
+        a = _square(self.a)
         for tree in rooted_trees(order):
             size = tree_order(tree)
             want = x**size / tree_density(tree)
@@ -108,6 +128,14 @@ class ButcherTableau:
                     f"{name} misses a condition of order {size}: tree {tree} gives {got!r} "
                     f"instead of {want!r}; claimed order {order}"
                 )
+
+
+def _square(rows: tuple[Numbers, ...]) -> Any:
+    """The lower triangle with zeros beside it, ``(stages, stages)``."""
+    a = np.zeros((len(rows), len(rows)))
+    for i, row in enumerate(rows):
+        a[i, :i] = row
+    return a
 
 
 def rooted_trees(order: int) -> Iterator[Tree]:

@@ -21,13 +21,16 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, final
 
 import torch
 from torch import Tensor
 
 from odekit import (
+    Accepted,
     GradientMethod,
     IncompatibleError,
     Integrate,
@@ -41,6 +44,7 @@ from odekit_gradients.checkpoints import Recorder, split, tape_bytes
 from odekit_gradients.reach import look_behind, pull_back
 from odekit_gradients.retrace import Path, State
 from odekit_gradients.unchanged import Witness
+from odekit_gradients.vigil import Vigil, places_in
 
 FEW = 16
 """Stored states below which nobody asks how many there may be."""
@@ -263,10 +267,14 @@ class _Sweep:
         self.params = plan.path.problem.params
         self.grads = [torch.zeros_like(x) for x in (t, *self.params)]
         self.cotangent: list[Tensor] | None = None
+        self.vigil = Vigil.of(self.path.problem, "checkpointed")
+        self.places = set(places_in(self.path.steps)) if self.vigil is not None else set()
 
     def run(self) -> list[Tensor]:
         """Gradients of times, start and parameters."""
         path, every = self.path, self.plan.every
+        if self.vigil is not None:
+            self.vigil.open(path.times(len(self.grad_y)), self.grad_y)
         begins = range(0, path.steps, every)
         for place in reversed(range(len(begins))):
             first, last = begins[place], min(begins[place] + every, path.steps)
@@ -278,6 +286,8 @@ class _Sweep:
                 state = path.state(parts, first, self.y0.detach())
             free = None if self.plan.slots is None else self.plan.slots - place
             self._reverse(state, first, last, free)
+        if self.vigil is not None:
+            self.vigil.close()
         start = self.grad_y[0] if self.cotangent is None else self.cotangent[0] + self.grad_y[0]
         return [self.grads[0], start, *self.grads[1:]]
 
@@ -303,7 +313,9 @@ class _Sweep:
         with torch.enable_grad():
             begin = state.attached()
             t = self.t.detach().requires_grad_(self.t.requires_grad)
-            rows, end = self.path.go(begin, first, last, t)
+            inside = not self.places.isdisjoint(range(first + 1, last))
+            watch = partial(self._watch, iter(range(first + 1, last))) if inside else None
+            rows, end = self.path.go(begin, first, last, t, observer=watch)
         cotangent = self.cotangent or [torch.zeros_like(x) for x in end.parts]
         found = pull_back(
             [rows.values, *end.parts],
@@ -315,3 +327,14 @@ class _Sweep:
         self.cotangent = found[1 : 1 + count]
         for total, part in zip(self.grads, [found[0], *found[1 + count :]], strict=True):
             total += part
+        if self.vigil is not None and first in self.places:
+            self.vigil.look(*self.path.step(first), begin.y.detach(), self.cotangent[0])
+
+    def _watch(self, numbers: Iterator[int], seen: Accepted) -> None:
+        """Have a look at the state after a step, when its cotangent is known."""
+        number = next(numbers, None)  # the end belongs to the stretch behind it
+        if self.vigil is None or number is None:
+            return
+        if number in self.places and seen.y.requires_grad:
+            look = partial(self.vigil.look, *self.path.step(number), seen.y.detach())
+            seen.y.register_hook(look)  # type: ignore[no-untyped-call]

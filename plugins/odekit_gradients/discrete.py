@@ -45,6 +45,7 @@ from odekit.trees import flatten, unflatten
 from odekit_gradients.reach import Look, look_behind
 from odekit_gradients.recomputed import recompute
 from odekit_gradients.transforms import refuse_transforms
+from odekit_gradients.watched import watched
 
 
 @final
@@ -63,8 +64,11 @@ class Discrete(GradientMethod):
         look = look_behind(problem)
         if not any(x.requires_grad for x in (problem.y0, problem.t, *look.params)):
             return integrate(problem)
-        recalled = _Recalled(problem, look)
-        trajectory = integrate(replace(problem, solver=recalled))
+
+        def recall(problem: Problem) -> Trajectory:
+            return integrate(replace(problem, solver=_Recalled(problem, look)))
+
+        trajectory = watched(problem, recall, "discrete")
         if trajectory.dense is None:
             return trajectory
         # Whoever interpolates later has no use for the parameters.

@@ -19,6 +19,7 @@ from torch import Tensor
 from odekit import (
     IncompatibleError,
     Integrate,
+    Observer,
     Problem,
     StepController,
     Trajectory,
@@ -119,6 +120,17 @@ class Path:
         """How many there are, of the lane with the most of them."""
         return self.knots.shape[-1] - 1
 
+    def times(self, count: int) -> Tensor:
+        """Those of the rows, of which there are so many."""
+        if self.problem.save == "times":
+            return self.problem.t.detach()
+        return self.knots[..., :count]
+
+    def step(self, index: int) -> tuple[Tensor, Tensor]:
+        """Start and length of a step."""
+        begin, end = self.knots[..., index], self.knots[..., index + 1]
+        return begin, end - begin
+
     @functools.cached_property
     def _falls(self) -> bool:
         """Whether time runs backwards; with a shared step size."""
@@ -145,7 +157,14 @@ class Path:
         return State(y, self.mould.filled(leaves))
 
     def go(
-        self, state: State, first: int, last: int, t: Tensor, *, rows: bool = True
+        self,
+        state: State,
+        first: int,
+        last: int,
+        t: Tensor,
+        *,
+        rows: bool = True,
+        observer: Observer | None = None,
     ) -> tuple[Rows, State]:
         """Take the steps from number ``first`` up to number ``last`` again.
 
@@ -155,6 +174,7 @@ class Path:
             last: number of steps before and in the stretch.
             t: output times, as in the problem; where they ask for gradients they get them.
             rows: whether the rows of the stretch are wanted.
+            observer: told of its steps.
         """
         problem, knots = self.problem, self.knots[..., first : last + 1]
         begin, end = knots[..., 0], knots[..., -1]
@@ -175,7 +195,7 @@ class Path:
                 memory=state.memory,
                 t=torch.cat([begin[..., None], picked], -1),
                 controller=control,
-                observer=None,
+                observer=observer,
                 save=problem.save if rows else "times",
             )
         )

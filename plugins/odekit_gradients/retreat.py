@@ -23,6 +23,7 @@ from odekit.trees import leaves_of, map_leaves
 from odekit_gradients.footsteps import Footsteps, choose
 from odekit_gradients.reach import pull_back
 from odekit_gradients.timetable import Index, Piece, Timetable
+from odekit_gradients.vigil import Vigil, places_in
 
 
 class _Start(NamedTuple):
@@ -75,6 +76,8 @@ class Retreat:
         self.grads = [torch.zeros_like(p) for p in params]
         self.drift = torch.zeros((), dtype=self.real, device=self.t.device)
         self.table = Timetable(problem, steps, wants_t=wants_t)
+        self.vigil = Vigil.of(problem, "reversible")
+        self.places = set(places_in(len(self.table))) if self.vigil is not None else set()
 
     def run(self, grad_y: Tensor) -> tuple[Tensor | None, Tensor, list[Tensor]]:
         """Gradients of output times (None if not wanted), start and parameters.
@@ -82,6 +85,9 @@ class Retreat:
         Args:
             grad_y: the loss's derivative by the rows, like them; finite.
         """
+        if self.vigil is not None:
+            times = self.t if self.problem.save == "times" else self.steps.knots[:, : len(grad_y)]
+            self.vigil.open(times[0] if self.shared and times.dim() == 2 else times, grad_y)
         self.at_ends, self.inside = self.table.sort_rows(len(grad_y))
         y, memory = self.steps.y, self.steps.memory
         a: Tensor = torch.zeros_like(self.problem.y0)
@@ -92,9 +98,27 @@ class Retreat:
             y, memory = start.y, start.memory
             a = self._add_rows(a, grad_y, i)
             a, b = self._pull(i, piece, start, a, b, grad_y)
+            if i in self.places:
+                self._look(piece, y, a, b)
         a = self._add_rows(a, grad_y, -1)
         self._warn()
+        if self.vigil is not None:
+            self.vigil.close()
         return (self.grad_t if self.wants_t else None), a, self.grads
+
+    def _look(self, piece: Piece, y: Tensor, a: Tensor, b: list[Tensor] | None) -> None:
+        """Have a look at what the loss owes to the start of a step, by way of its memory too."""
+        if self.vigil is None:
+            return
+        t, h = piece.t, piece.h
+        if b is not None:
+            with torch.enable_grad():
+                at = y.detach().requires_grad_()
+                made = _tensors(self.solver.init(self.problem.field, t, at))
+            (a,) = pull_back([at, *made], (at,), [a, *b])
+        if piece.active is not None:
+            h = torch.where(piece.active[:, None], h, 0)
+        self.vigil.look(t, h, y, a)
 
     def _add_rows(self, a: Tensor, grad_y: Tensor, i: int) -> Tensor:
         """The cotangent of the end of step ``i``, and those of the rows that are this state."""

@@ -7,7 +7,8 @@ way. Where that does not fit take ``discrete`` or ``checkpointed``, which give t
 Nothing is put between autograd and the solver, so this is also the method for ``torch.func``:
 ``grad``, ``jacrev``, ``jacfwd``, ``jvp`` and what is made of them go through any solve, ``vmap``
 through one whose steps do not depend on the values, that is with ``step_size``. Rejected attempts,
-error estimates and the choice of steps leave nothing behind.
+error estimates and the choice of steps leave nothing behind. Where steps are too long for the
+derivative a ``GradientWarning`` says so on the way back, for which the field is asked a few times.
 
 Source: the discretise-then-optimise side of A. Gholami, K. Keutzer, G. Biros, "ANODE:
     Unconditionally Accurate Memory-Efficient Gradients for Neural ODEs", IJCAI 2019,
@@ -19,6 +20,7 @@ from __future__ import annotations
 from typing import final
 
 from odekit import GradientMethod, Integrate, Problem, Trajectory
+from odekit_gradients.watched import watched
 
 
 @final
@@ -27,4 +29,4 @@ class Unrolled(GradientMethod):
 
     def solve(self, problem: Problem, integrate: Integrate) -> Trajectory:
         """The engine's trajectory as it is; ``no_grad`` around it records nothing."""
-        return integrate(problem)
+        return watched(problem, integrate, "unrolled")

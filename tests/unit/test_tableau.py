@@ -7,6 +7,7 @@ import dataclasses
 import pytest
 import torch
 
+import odekit
 from odekit import ButcherTableau, ProblemError, advance, weighted_sum
 from odekit.tableau import rooted_trees, tree_density, tree_order
 
@@ -130,3 +131,34 @@ def test_stages_without_weight_are_not_touched():
     one = torch.ones(2, dtype=torch.float64)
     assert torch.equal(weighted_sum((0, 2.0), [poison, one]), 2 * one)
     assert torch.equal(advance(one, 0.5, (0, 2.0), [poison, one]), 2 * one)
+
+
+@pytest.mark.parametrize(
+    ("tableau", "limit"),
+    [
+        (ButcherTableau(order=1, c=(0,), a=((),), b=(1,)), 2.0),
+        (ButcherTableau(order=2, c=(0, 1), a=((), (1,)), b=(1 / 2, 1 / 2)), 2.0),
+        (bosh3(), 2.51274532661833),
+        (odekit.create("solver", "rk4").tableau, 2.78529356340528),
+        (odekit.create("solver", "dopri5").tableau, 3.3066),
+        (odekit.create("solver", "tsit5").tableau, 3.5068),
+    ],
+)
+def test_the_limit_of_stability_is_that_of_the_textbooks(tableau, limit):
+    assert tableau.stability_limit == pytest.approx(limit, abs=1e-4)
+
+
+@pytest.mark.parametrize("name", ["euler", "rk4", "bosh3", "dopri5", "tsit5", "dopri8"])
+def test_below_the_limit_of_stability_a_decay_never_grows_and_above_it_does(name):
+    solver = odekit.create("solver", name)
+    limit = solver.tableau.stability_limit
+    rates = limit * torch.linspace(0.001, 0.999, 500, dtype=torch.float64)
+    rates = torch.cat([rates, torch.tensor([1.001 * limit], dtype=torch.float64)])
+    start, now = torch.ones_like(rates), torch.zeros((), dtype=torch.float64)
+
+    def field(t, y):
+        return -rates * y
+
+    growth = solver.step(field, now, 1.0, start, solver.init(field, now, start)).y.abs()
+    assert bool((growth[:-1] <= 1).all())
+    assert float(growth[-1]) > 1

@@ -1,0 +1,161 @@
+"""A solve on autograd's graph, some states of which are watched on the way back.
+
+For gradients that leave the graph to autograd, so that there is no place of their own where
+cotangents pass by.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from typing import Any, final
+
+import torch
+from torch import Tensor
+
+from odekit import Accepted, IncompatibleError, Integrate, Problem, Trajectory
+from odekit_gradients.transforms import refuse_transforms
+from odekit_gradients.vigil import APART, EARLY, SPREAD, Vigil, find_limit, is_calm, norms
+
+
+def watched(problem: Problem, integrate: Integrate, name: str) -> Trajectory:
+    """The trajectory of the problem, with a warning on the way back where steps are too long."""
+    limit = find_limit(problem.solver)
+    if limit is None or not torch.is_grad_enabled() or problem.dense or is_transformed():
+        return integrate(problem)
+    y0 = problem.y0.view_as(problem.y0) if problem.y0.requires_grad else problem.y0
+    path = _Places(problem, y0)
+    trajectory = integrate(replace(problem, y0=y0, observer=path))
+    if not trajectory.y.requires_grad:
+        return trajectory
+    steps = [x for x in path.found() if x[2].requires_grad]
+    times, lanes = trajectory.t.detach(), len(y0) if problem.per_sample else 1
+    look = partial(Vigil, replace(problem, observer=None), limit, name)
+    passing = _Passing(look, [(t, h, y.detach()) for t, h, y in steps], lanes)
+    _hook(trajectory.y, lambda grad: passing.open(times, grad))
+    for i, (_, _, y) in enumerate(steps):
+        _hook(y, partial(passing.note, i, y is y0))
+    return trajectory
+
+
+def is_transformed() -> bool:
+    """Whether this runs inside ``torch.func``, where values cannot be looked at."""
+    try:
+        refuse_transforms("")
+    except IncompatibleError:
+        return True
+    return False
+
+
+@final
+class _Places:
+    """An observer that keeps some of the steps, with what they start from.
+
+    How many there will be is not known, so every eighth, every sixteenth, ... is kept, and the
+    first.
+    """
+
+    def __init__(self, problem: Problem, y0: Tensor) -> None:
+        self.further = problem.observer
+        t = problem.t.detach()[..., 0]
+        self.before: tuple[Any, Tensor] = (t if t.dim() else float(t), y0)
+        self.count, self.every = 0, APART
+        self.kept: dict[int, tuple[Any, Any, Tensor]] = {}
+
+    def __call__(self, seen: Accepted) -> None:
+        """Take note of a step."""
+        if self.count % self.every == 0 or self.count in EARLY:
+            self.kept[self.count] = self.before[0], seen.t, self.before[1]
+            if len(self.kept) > 3 * SPREAD:
+                self.every *= 2
+                self.kept = {
+                    i: x for i, x in self.kept.items() if i % self.every == 0 or i in EARLY
+                }
+        self.before = seen.t, seen.y
+        self.count += 1
+        if self.further is not None:
+            self.further(seen)
+
+    def found(self) -> list[tuple[Any, Any, Tensor]]:
+        """Time, length and start of the steps to look at, from the first to the last."""
+        others = [i for i in sorted(self.kept) if i not in EARLY]
+        others = others[:: -(-len(others) // SPREAD) or 1]
+        picked = sorted({*others, *(i for i in EARLY if i in self.kept)})
+        return [(t, end - t, y) for t, end, y in map(self.kept.__getitem__, picked)]
+
+
+@final
+class _Passing:
+    """What hooks do when a gradient passes.
+
+    Cotangents are only collected, since a look at each of them by itself would take longer.
+
+    Args:
+        look: makes what looks at them.
+        steps: time, length and state at the start of each.
+        lanes: how many there are.
+    """
+
+    def __init__(
+        self, look: Callable[[bool], Vigil], steps: list[tuple[Any, Any, Tensor]], lanes: int
+    ) -> None:
+        self.look, self.steps, self.lanes = look, steps, lanes
+        self.opened: tuple[Tensor, Tensor] | None = None
+        self.seen: dict[int, Tensor] = {}
+        self.by_start = False
+
+    def open(self, t: Tensor, grad_y: Tensor) -> None:
+        """A backward pass begins; not watched if its values cannot be read or are on a graph."""
+        self.forget()
+        if not torch.is_grad_enabled() and _is_readable(grad_y):
+            self.opened = t, grad_y
+            torch.autograd.Variable._execution_engine.queue_callback(self.close)
+
+    def note(self, place: int, is_start: bool, grad: Tensor) -> None:
+        """A cotangent has come to the start of a step."""
+        if self.opened is not None:
+            self.seen[place] = grad
+            self.by_start |= is_start
+
+    def close(self) -> None:
+        """The backward pass is over: look at what was seen, and forget it."""
+        opened, seen, by_start = self.opened, dict(self.seen), self.by_start
+        self.forget()
+        if opened is None or not seen:
+            return
+        with torch.no_grad():
+            last = opened[1][-1]
+            if is_calm(norms(torch.stack([last, *seen.values()]), self.lanes)):
+                return
+            vigil = self.look(by_start)
+            vigil.open(*opened)
+            for place in sorted(seen, reverse=True):
+                vigil.look(*self.steps[place], seen[place])
+            vigil.close()
+
+    def forget(self) -> None:
+        """Keep nothing of a backward pass."""
+        self.opened, self.by_start = None, False
+        self.seen.clear()
+
+
+def _is_readable(x: Tensor) -> bool:
+    """Whether it holds numbers to look at, and not a batch of gradients taken together."""
+    try:
+        return bool(torch.isfinite(x).all())
+    except RuntimeError:
+        return False
+
+
+def _hook(y: Tensor, told: Callable[[Tensor], None]) -> None:
+    """Have the cotangent of ``y`` told; cheaper than a hook on the tensor itself."""
+    place, node = y.output_nr, y.grad_fn
+
+    def tell(grads: tuple[Tensor | None, ...]) -> None:
+        grad = grads[place]
+        if grad is not None:
+            told(grad)
+
+    if node is not None:
+        node.register_prehook(tell)
