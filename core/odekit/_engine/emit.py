@@ -46,7 +46,8 @@ class Emitter:
         self.still = self.sign * math.inf
         self.next = 1
         self.blocks: list[Tensor] = [problem.y0[None]]
-        self.knots = array("d", times[:1])
+        self.keeps = problem.dense or problem.save == "steps"
+        self.knots = array("d", times[:1])  # the last alone, where nobody asks for the others
         self.steps: list[tuple[float, float, Tensor, Tensor, tuple[Tensor, ...]]] = []
         self.rows: list[tuple[int, int]] = []
         self.bytes = 0
@@ -67,7 +68,10 @@ class Emitter:
         self, t: float, h: float, t1: float, y0: Tensor, y1: Tensor, dense: tuple[Tensor, ...]
     ) -> None:
         """Take an accepted step from ``t`` with length ``h``, recorded as ending at ``t1``."""
-        self.knots.append(t1)
+        if self.keeps:
+            self.knots.append(t1)
+        else:
+            self.knots[0] = t1
         if self.problem.save == "steps":
             self.blocks.append(y1[None])
             if self.problem.dense:
