@@ -264,11 +264,13 @@ def _doubts_of_structure(seen: Evidence, *, hopeless: bool, fits: bool) -> list[
 def _lookalikes(seen: Evidence) -> list[str]:
     """The nearest look-alike of each equation, if the data do not rule it out.
 
-    It does without a term of the answer, so it is another claim, and has to be far to be none.
+    It does without a term of the answer, so it is another claim, and has to be far to be none. A
+    structure that was given is somebody's knowledge, which only what is as good puts in doubt.
     """
     out, named = [], set()
+    bound = RIVAL if seen.given else STRONG
     for finding in seen.findings.alike:
-        if finding.change >= STRONG or finding.equation in named:
+        if finding.change >= bound or finding.equation in named:
             continue
         named.add(finding.equation)
         near = finding.change < RIVAL

@@ -95,6 +95,7 @@ def test_every_doubt_is_one_sentence(change, words, fits):
         {"score": [-3.0], "excess": [1.0]},  # a trajectory at rest: R2 is low, the error is noise
         {"predicted": {0: -3.0}, "predicted_excess": {0: 1.1}},
         {"findings": FAR},
+        {"findings": UNLIKELY, "given": True},
         {"slow": ["x: sample faster."]},  # advice is no doubt
     ],
 )
