@@ -37,7 +37,7 @@ from odekit.series import TimeSeries
 from odekit.solution import DenseOutput, Solution, Stats
 from odekit.solve import solve
 from odekit.solver import FlatField, Segment, Solver, Step, Trait
-from odekit.tableau import ButcherTableau, advance, weighted_sum
+from odekit.tableau import ButcherTableau, advance, combine, weighted_sum
 from odekit.training import Fit, Trainer, fit
 
 if TYPE_CHECKING:
@@ -113,6 +113,7 @@ __all__ = [
     "UnknownNameError",
     "VectorField",
     "advance",
+    "combine",
     "compare_gradients",
     "components",
     "create",

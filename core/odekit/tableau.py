@@ -85,6 +85,17 @@ class ButcherTableau:
         return self.c[-1] == 1 and self.b[-1] == 0 and self.a[-1] == self.b[:-1]
 
     @functools.cached_property
+    def distinct_nodes(self) -> tuple[Numbers, tuple[int, ...]]:
+        """The nodes that are not zero, each once; each stage's place there, -1 for zero."""
+        nodes = tuple(dict.fromkeys(node for node in self.c if node))
+        return nodes, tuple(nodes.index(node) if node else -1 for node in self.c)
+
+    @functools.cached_property
+    def sparse(self) -> tuple[tuple[tuple[int, float], ...], ...]:
+        """The rows of ``a``, then ``b``: places and values of what is not zero."""
+        return tuple(tuple((i, w) for i, w in enumerate(row) if w) for row in (*self.a, self.b))
+
+    @functools.cached_property
     def stability_limit(self) -> float:
         """The largest ``s`` such that steps of ``y' = -s y`` up to ``h = 1`` never grow.
 
@@ -188,21 +199,41 @@ def advance(y: Tensor, h: Any, weights: Sequence[float], k: Sequence[Tensor]) ->
     """``y + h * sum_i weights[i] * k[i]`` over the non-zero weights.
 
     The weights are Python floats on purpose: they need no device, no dtype and no gradient.
-    With a float ``h`` each term is one fused multiply-add of which autograd keeps nothing; a
-    tensor ``h`` must broadcast against ``y``.
+    With a float ``h`` each term is one fused multiply-add of which autograd keeps nothing, in
+    place from the second on where there is no graph; a tensor ``h`` must broadcast against ``y``.
     """
-    if isinstance(h, Tensor):
-        return y + h * weighted_sum(weights, k)
-    for w, ki in zip(weights, k, strict=True):
-        if w:
-            y = torch.add(y, ki, alpha=w * h)
-    return y
+    pairs = [(i, w) for i, w in enumerate(weights) if w]
+    return combine(y, h, pairs, k)
 
 
-def weighted_sum(weights: Sequence[float], k: Sequence[Tensor]) -> Tensor:
-    """``sum_i weights[i] * k[i]`` over the non-zero weights; at least one must be non-zero."""
-    (first, total), *rest = ((w, ki) for w, ki in zip(weights, k, strict=True) if w)
-    total = first * total
-    for w, ki in rest:
-        total = torch.add(total, ki, alpha=w)
+def combine(y: Tensor, h: Any, pairs: Sequence[tuple[int, float]], k: Sequence[Tensor]) -> Tensor:
+    """`advance` with the non-zero weights and their places, as `ButcherTableau.sparse` has them."""
+    if not pairs:
+        return y
+    if h.__class__ is not float and isinstance(h, Tensor):
+        return y + h * _sum(pairs, k, 1.0)
+    (i, w), *rest = pairs
+    return _accumulate(torch.add(y, k[i], alpha=w * h), h, rest, k)
+
+
+def weighted_sum(weights: Sequence[float], k: Sequence[Tensor], h: float = 1.0) -> Tensor:
+    """``h * sum_i weights[i] * k[i]`` over the non-zero weights; at least one must be non-zero."""
+    return _sum([(i, w) for i, w in enumerate(weights) if w], k, h)
+
+
+def _sum(pairs: Sequence[tuple[int, float]], k: Sequence[Tensor], h: float) -> Tensor:
+    (i, w), *rest = pairs
+    return _accumulate(w * h * k[i], h, rest, k)
+
+
+def _accumulate(
+    total: Tensor, h: float, pairs: Sequence[tuple[int, float]], k: Sequence[Tensor]
+) -> Tensor:
+    """``total``, which nobody else holds, plus all terms."""
+    if torch.is_grad_enabled():
+        for i, w in pairs:
+            total = torch.add(total, k[i], alpha=w * h)
+    else:
+        for i, w in pairs:
+            total.add_(k[i], alpha=w * h)
     return total

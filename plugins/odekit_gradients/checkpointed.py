@@ -19,6 +19,7 @@ Source: A. Griewank, "Achieving logarithmic growth of temporal and spatial compl
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 from collections.abc import Iterator
@@ -52,6 +53,9 @@ FEW = 16
 SMALL = 2**20
 """Bytes of graph that are no burden: stretches grow up to that before memory is counted."""
 
+PARTS = 3
+"""Into so many a stretch is divided: all but the last third of the solve is taken once more."""
+
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
 
 
@@ -62,7 +66,8 @@ class Checkpointed(GradientMethod):
     Args:
         checkpoints: at most so many stored states at a time. None for about the square root of
             the number of steps: as many as need the least memory together with the steps that
-            are taken again in one go, where no more than half of the solve is repeated for it.
+            are taken again in one go, where no more than two thirds of the solve are repeated
+            for it.
         memory_budget: bytes, or a string such as ``"200MB"``: stored states and the graph of the
             steps taken again stay below it. Parameters, the rows of the solution and the times
             of the steps come on top.
@@ -178,7 +183,7 @@ class _Room:
     def is_full(self, stored: int, every: int) -> bool:
         """Whether every other state is to be dropped.
 
-        Half of the states against twice the steps between them, of which half are on a graph at
+        Half of the states against twice the steps between them, of which a part is on a graph at
         a time: that needs less memory while the states take more than the graph of these steps.
         """
         if self.budget is None and stored < FEW:
@@ -196,7 +201,7 @@ class _Room:
         if every == 1:
             return 1
         _, graph = self._measured()
-        return every if every * graph <= SMALL else every // 2
+        return every if every * graph <= SMALL else math.ceil(every / PARTS)
 
 
 @dataclass(frozen=True)
@@ -294,15 +299,26 @@ class _Sweep:
     def _reverse(self, state: State, first: int, last: int, free: int | None) -> None:
         """Pull the cotangent at the end of the stretch back to its start."""
         leaf = self.plan.leaf
+        if free is None:
+            self._reverse_all(state, range(first, last, leaf), last)
+            return
         while last - first > leaf:
             blocks = math.ceil((last - first) / leaf)
-            ahead = split(blocks, free) if free else blocks - 1
-            middle = first + ahead * leaf
+            middle = first + (split(blocks, free) if free else blocks - 1) * leaf
             there = self._advance(state, first, middle)
             self._reverse(there, middle, last, free - 1 if free else free)
             del there
             last = middle
         self._leaf(state, first, last)
+
+    def _reverse_all(self, state: State, begins: range, last: int) -> None:
+        """The same where states are not counted: each part of the stretch is reached once."""
+        states = [state]
+        for first, middle in itertools.pairwise(begins):
+            states.append(self._advance(states[-1], first, middle))
+        for first in reversed(begins):
+            self._leaf(states.pop(), first, last)
+            last = first
 
     def _advance(self, state: State, first: int, last: int) -> State:
         with torch.no_grad():

@@ -12,6 +12,7 @@ Source: E. Hairer, S. P. Norsett, G. Wanner, "Solving Ordinary Differential Equa
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -25,7 +26,7 @@ from odekit import (
     Solver,
     Step,
     Trait,
-    advance,
+    combine,
     weighted_sum,
 )
 
@@ -75,14 +76,18 @@ class ExplicitRungeKutta(Solver):
         tableau = self.tableau
         k, y1, now = evaluate_stages(tableau, field, t, h, y, [state])
         if not tableau.fsal:
-            y1 = advance(y, h, tableau.b, k)
+            y1 = combine(y, h, tableau.sparse[-1], k)
         error = None
         if Trait.ERROR_ESTIMATE in self.traits:
-            with torch.no_grad():  # step control is never differentiated
-                error = self.estimate(h, k)
+            # Step control is never differentiated.
+            error = self._undifferentiated(h, k) if torch.is_grad_enabled() else self.estimate(h, k)
         last = k[-1] if tableau.fsal else field(now if tableau.c[-1] == 1 else t + h, y1)
         dense = tuple(k[i] for i in self.kept) if self.kept else (state, last)
         return Step(y1, error, last, dense)
+
+    def _undifferentiated(self, h: Any, k: Sequence[Tensor]) -> Tensor:
+        with torch.no_grad():
+            return self.estimate(h, k)
 
     def estimate(self, h: Any, k: Sequence[Tensor]) -> Tensor:
         """The error estimate of one step, like the state; called without gradients."""
@@ -113,22 +118,34 @@ def evaluate_stages(
     tableau: ButcherTableau, field: FlatField, t: Tensor, h: Any, y: Tensor, k: list[Tensor]
 ) -> tuple[list[Tensor], Tensor, Tensor]:
     """The slopes of all stages, of which ``k`` brings the first; where and when the last one is."""
-    place, now, before = y, t, 0.0
     first = len(k)
-    for node, row in zip(tableau.c[first:], tableau.a[first:], strict=True):
-        place = advance(y, h, row, k)
-        if node != before:
-            now, before = t + node * h, node
+    place, now = y, t
+    times = stage_times(tableau, t, h)
+    for now, row in zip(times[first:], tableau.sparse[first:-1], strict=True):
+        place = combine(y, h, row, k)
         k.append(field(now, place))
     return k, place, now
+
+
+def stage_times(tableau: ButcherTableau, t: Tensor, h: Any) -> list[Tensor]:
+    """When each stage is; stages at one time share its tensor, the first has ``t`` itself."""
+    nodes, places = tableau.distinct_nodes
+    if isinstance(h, Tensor):
+        times = [t + node * h for node in nodes]
+    else:  # all of them in one operation
+        times = list(torch.add(t, _on_device(nodes, t.device), alpha=h).unbind())
+    times.append(t)
+    return [times[place] for place in places]
+
+
+@functools.lru_cache
+def _on_device(nodes: tuple[float, ...], device: torch.device) -> Tensor:
+    with torch.inference_mode(mode=False):
+        return torch.tensor(nodes, dtype=torch.float64, device=device)
 
 
 def scaled_sum(h: Any, weights: Sequence[float], k: Sequence[Tensor]) -> Tensor:
     """``h * sum_i weights[i] * k[i]``; a float ``h`` is folded into the weights."""
     if isinstance(h, Tensor):
         return h * weighted_sum(weights, k)
-    (first, total), *rest = [(w * h, ki) for w, ki in zip(weights, k, strict=True) if w]
-    total = first * total
-    for w, ki in rest:
-        total = torch.add(total, ki, alpha=w)
-    return total
+    return weighted_sum(weights, k, h)

@@ -50,7 +50,7 @@ class Emitter:
         self.knots = array("d", times[:1])  # the last alone, where nobody asks for the others
         self.steps: list[tuple[float, float, Tensor, Tensor, tuple[Tensor, ...]]] = []
         self.rows: list[tuple[int, int]] = []
-        self.bytes = 0
+        self.bytes, self.width = 0, bytes_of(problem.y0)
 
     def moves(self, t: float) -> bool:
         """Whether a step from ``t`` is shifted with the start; from the first jump on, none is."""
@@ -86,7 +86,7 @@ class Emitter:
         if inside or self.problem.dense:
             self.rows += [(row, len(self.steps)) for row in inside]
             self.steps.append((t, h, y0, y1, dense))
-            self.bytes += bytes_of(y0, y1, *dense)
+            self.bytes += self.width * (2 + len(dense))
         if direct:
             self.flush()
             self.blocks.append(y1[None])

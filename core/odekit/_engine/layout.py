@@ -128,7 +128,7 @@ class Layout:
                 if per_sample:
                     t = t.reshape(-1)
                 if t.dtype != real:
-                    t = t.to(real)
+                    t = t.float() if real is torch.float32 else t.double()
                 if not given.requires_grad:  # else its graph would be kept alive
                     asked, told = given, t
             state = y if plain else self.unflatten(y)

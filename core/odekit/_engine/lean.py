@@ -115,6 +115,7 @@ class _Run:
         stop = next(stops)
         floor = 1e-30 * abs(self.times[-1] - self.start)
         finite = math.isfinite(h)
+        off, whole = torch.no_grad(), problem.controlled is None
         while True:
             if not math.isfinite(h) or abs(h) <= max(TINY * abs(self.t), floor):
                 self.status = Status.STEP_TOO_SMALL if finite else Status.NON_FINITE
@@ -129,10 +130,9 @@ class _Run:
             trial = room if clipped else (self.t + h) - self.t
             step = solver.step(self.field, now, trial, self.y, self.memory)
             self.attempts += 1
-            with torch.no_grad(), READS:
-                decision = controller.decide(
-                    solver, asked, self.y, step.y, controlled_error(problem, step), control
-                )
+            error = step.error if whole else controlled_error(problem, step)
+            with off, READS:
+                decision = controller.decide(solver, asked, self.y, step.y, error, control)
                 passes = self._passes(step, decision.accept)
             control = decision.state
             if not passes:

@@ -213,7 +213,7 @@ def test_only_small_states_are_allocated_ahead(size: int) -> None:
     assert [float(recorder.stored(i)[0][0]) for i in range(recorder.count)] == [8, 16]
 
 
-def test_stretches_with_a_large_graph_are_halved() -> None:
+def test_stretches_with_a_large_graph_are_taken_in_thirds() -> None:
     steps = 300
     case = Case(solver="rk4", step_size=3 / steps)
     case.y0 = case.y0.repeat(500, 1)
@@ -221,8 +221,8 @@ def test_stretches_with_a_large_graph_are_halved() -> None:
     case.calls = 0
     found = case.gradients(checkpointed(), times=False)
     close(found, want)
-    # One solve forward, one on graphs, half of one in between; 4 evaluations in each step.
-    assert 2.3 * 4 * steps < case.calls < 2.8 * 4 * steps
+    # One solve forward, one on graphs, two thirds of one between them; 4 evaluations a step.
+    assert 2.5 * 4 * steps < case.calls < 2.9 * 4 * steps
 
 
 @pytest.mark.parametrize("bad", ["200", "much", "-3MB", 0, "", "1.2.3MB", "5TB"])
