@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from odekit.controller import Decision, StepController, error_norm
 from odekit.errors import (
     BrokenPluginError,
+    CompileWarning,
     DataWarning,
     DiscoveryError,
     GradientWarning,
@@ -41,6 +42,7 @@ from odekit.tableau import ButcherTableau, advance, combine, weighted_sum
 from odekit.training import Fit, Trainer, fit
 
 if TYPE_CHECKING:
+    from odekit.compilation import Compiled, compile
     from odekit.equations import Alternative, Equations, Term
     from odekit.gradient_comparison import compare_gradients
     from odekit.jacobian import flow_jacobian
@@ -53,7 +55,9 @@ _LATE = {
     "Term": "equations",
     "Parameter": "refined",
     "Refined": "refined",
+    "Compiled": "compilation",
     "compare_gradients": "gradient_comparison",
+    "compile": "compilation",
     "discover_many": "many",
     "flow_jacobian": "jacobian",
 }
@@ -71,6 +75,8 @@ __all__ = [
     "Alternative",
     "BrokenPluginError",
     "ButcherTableau",
+    "CompileWarning",
+    "Compiled",
     "DataWarning",
     "Decision",
     "DenseOutput",
@@ -115,6 +121,7 @@ __all__ = [
     "advance",
     "combine",
     "compare_gradients",
+    "compile",
     "components",
     "create",
     "discover",

@@ -124,6 +124,10 @@ class DataWarning(UserWarning):
     """The data were changed on the way in: sorted, for example, or a column left out."""
 
 
+class CompileWarning(UserWarning):
+    """What was to be compiled runs by a slower tier; the text says why and which."""
+
+
 class GradientWarning(UserWarning):
     """A gradient is probably wrong, and which method to take instead."""
 

@@ -46,6 +46,7 @@ def simulate(
         ProblemError: ``y0`` or ``u`` does not fit to the field.
     """
     from odekit.solve import solve
+    from odekit.symbolic_field import TermField
 
     start = y0.detach() if isinstance(y0, Tensor) else torch.as_tensor(np.array(y0, float))
     times = torch.as_tensor(t, dtype=torch.float64, device=start.device).detach()
@@ -57,8 +58,10 @@ def simulate(
     field = field.to(start.device)
     drive = _drive(field.inputs, times, u, start)
 
+    right = field.fixed(start.dtype) if isinstance(field, TermField) else field
+
     def slope(s: Tensor, y: Tensor) -> Tensor:
-        return field(s, y, drive)  # type: ignore[no-any-return]
+        return right(s, y, drive)
 
     with torch.no_grad():
         return solve(

@@ -24,6 +24,8 @@ class Stats:
         rejected: steps thrown away.
         evaluations: calls of the field that this lane needed.
         gradient: name of the gradient method; where that one picked another, of its choice.
+        tier: what ran: ``"eager"``, ``"step"`` (each step one compiled graph) or ``"native"``
+            (the whole solve as machine code).
     """
 
     attempts: Tensor
@@ -31,6 +33,7 @@ class Stats:
     rejected: Tensor
     evaluations: Tensor
     gradient: str = ""
+    tier: str = "eager"
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
@@ -21,10 +21,13 @@ from odekit.doubling import StepDoubling
 from odekit.errors import IncompatibleError, ProblemError
 from odekit.field import Field, State
 from odekit.gradient import GradientMethod
-from odekit.problem import Problem, Trajectory
+from odekit.problem import Integrate, Problem, Trajectory
 from odekit.registry import create, resolve
 from odekit.solution import Solution
 from odekit.solver import Solver, Trait
+
+if TYPE_CHECKING:
+    from odekit._engine.tiers import Tiers
 
 
 def solve(
@@ -44,6 +47,7 @@ def solve(
     dense: bool = False,
     save: Literal["times", "steps"] = "times",
     max_steps: int = 10_000,
+    compile: bool = False,
     throw: bool = True,
 ) -> Solution:
     """Solve ``dy/dt = field(t, y)`` from ``y(t[0]) = y0``.
@@ -79,6 +83,11 @@ def solve(
         dense: keep what ``solution(t)`` needs.
         save: rows at the output times, or at the start and every accepted step.
         max_steps: attempts allowed per lane.
+        compile: make machine code of the solve, once for a field and its shapes; it is kept on
+            disk. The field's tensors may change their values from call to call, all else that it
+            is made of is part of the code and makes new code when it changes. What cannot be
+            compiled runs as ever, with one `CompileWarning`; ``solution.stats.tier`` says what
+            ran. See `odekit.compile` for many calls of one solve.
         throw: raise when a lane does not reach the end; otherwise see ``solution.status``.
 
     Returns:
@@ -96,6 +105,48 @@ def solve(
         >>> f"{solution.y[-1]:.6f}"
         '0.367879'
     """
+    return solve_by(
+        compiled_engine(field, args) if compile else integrate_eagerly,
+        field,
+        y0,
+        t,
+        solver=solver,
+        gradient=gradient,
+        controller=controller,
+        args=args,
+        rtol=rtol,
+        atol=atol,
+        step_size=step_size,
+        params=params,
+        per_sample=per_sample,
+        dense=dense,
+        save=save,
+        max_steps=max_steps,
+        throw=throw,
+    )
+
+
+def solve_by(
+    integrate: Integrate,
+    field: Callable[..., State],
+    y0: State,
+    t: Any,
+    *,
+    solver: str | Solver = "tsit5",
+    gradient: str | GradientMethod = "unrolled",
+    controller: str | StepController | None = None,
+    args: Any = None,
+    rtol: Any = 1e-6,
+    atol: Any = 1e-8,
+    step_size: float | None = None,
+    params: Iterable[Tensor] | None = None,
+    per_sample: bool = False,
+    dense: bool = False,
+    save: Literal["times", "steps"] = "times",
+    max_steps: int = 10_000,
+    throw: bool = True,
+) -> Solution:
+    """`solve` by a given engine."""
     check_counts(max_steps, save, step_size)
     chosen = resolve("solver", solver, Solver)
     method = resolve("gradient", gradient, GradientMethod)
@@ -129,7 +180,7 @@ def solve(
         save=save,
         dense=dense,
     )
-    trajectory = _signed(method.solve(problem, _integrate), gradient)
+    trajectory = _signed(method.solve(problem, integrate), gradient)
     shared = per_sample and save == "times" and _rank(t) < 2
     return _wrap_up(trajectory, field, layout, shared_times=shared, throw=throw)
 
@@ -152,7 +203,14 @@ def _rank(t: Any) -> int:
     return t.dim() if isinstance(t, Tensor) else torch.as_tensor(t).dim()
 
 
-def _integrate(problem: Problem) -> Trajectory:
+def compiled_engine(field: Any, args: Any) -> Tiers:
+    """The engine that compiles what it can."""
+    from odekit._engine.tiers import Tiers as Engine  # nobody else pays for compilers
+
+    return Engine(field, args, integrate_eagerly)
+
+
+def integrate_eagerly(problem: Problem) -> Trajectory:
     """The engine: the driver that fits the problem."""
     control = problem.controller.with_tolerances(problem.rtol, problem.atol)
     problem = replace(problem, controller=control)

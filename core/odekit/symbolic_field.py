@@ -11,16 +11,19 @@ Units: those of the formulas.
 
 from __future__ import annotations
 
+import functools
 from abc import ABC
-from collections.abc import Mapping, Sequence
-from typing import Any, final
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar, final
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from odekit.errors import ProblemError
 from odekit.field import Field
 from odekit.formulas import check_symbols, parse
+from odekit.monomials import Monomials
 from odekit.program import Program
 
 
@@ -60,11 +63,7 @@ class SymbolicField(Field, ABC):
         Raises:
             ProblemError: ``y`` has another number of components, or inputs are missing.
         """
-        if y.dim() == 0 or y.shape[-1] != len(self.names):
-            raise ProblemError(
-                f"y must have {len(self.names)} components ({', '.join(self.names)}) along its "
-                f"last axis, got shape {tuple(y.shape)}"
-            )
+        self._check(y)
         columns = y.unbind(-1)
         like = columns[0]
         time = _align(t, like) if self._timed else t
@@ -75,6 +74,13 @@ class SymbolicField(Field, ABC):
         if all(self._full):
             return values
         return [v if f else _spread(v, like) for v, f in zip(values, self._full, strict=True)]
+
+    def _check(self, y: Tensor) -> None:
+        if y.dim() == 0 or y.shape[-1] != len(self.names):
+            raise ProblemError(
+                f"y must have {len(self.names)} components ({', '.join(self.names)}) along its "
+                f"last axis, got shape {tuple(y.shape)}"
+            )
 
     def _drives(self, t: Tensor, u: Any, like: Tensor) -> tuple[Tensor, ...]:
         u = u(t) if callable(u) else u
@@ -161,14 +167,27 @@ class FormulaField(SymbolicField):
         )
 
 
+DENSE = 20_000
+"""Most entries of a matrix that makes sums by a product, which is faster for few terms."""
+
+
+WRITTEN_OUT = 500
+"""Most terms whose sums are handed to a compiler one by one."""
+
+
 @final
 class TermField(SymbolicField):
     """Sums of terms with one learnable coefficient each: what `Equations.field` gives.
+
+    Each distinct term is computed once, and all sums are one matrix product. The coefficients of
+    many such fields may be given in one, ``(N, terms)``, with their states ``(N, ..., d)``.
 
     Attributes:
         coefficients: the values, ``(terms,)`` in float64, trainable.
         pairs: for each coefficient its equation and its term, as text.
     """
+
+    stackable: ClassVar[bool] = True
 
     coefficients: nn.Parameter
     sums: Tensor
@@ -181,16 +200,27 @@ class TermField(SymbolicField):
         terms: Sequence[tuple[str, str, float]],
     ) -> None:
         variables = (*names, time, *inputs)
-        expressions = [parse(term, variables) for _, term, _ in terms]
-        super().__init__(names, inputs, time, (), expressions)
+        parsed = [parse(term, variables) for _, term, _ in terms]
+        distinct = list(dict.fromkeys(parsed))
+        super().__init__(names, inputs, time, (), distinct)
         self.pairs = tuple((equation, term) for equation, term, _ in terms)
         self.coefficients = nn.Parameter(
             torch.tensor([value for _, _, value in terms], dtype=torch.float64)
         )
-        sums = torch.zeros(len(terms), len(self.names), dtype=torch.float64)
-        for row, (equation, _, _) in enumerate(terms):
-            sums[row, self.names.index(equation)] = 1
+        width = len(self.names)
+        self._places = [
+            distinct.index(expression) * width + self.names.index(equation)
+            for expression, (equation, _, _) in zip(parsed, terms, strict=True)
+        ]
+        self._entries = len(distinct) * width
+        sums = torch.tensor(self._places, dtype=torch.long)
+        self._dense = self._entries * len(terms) <= DENSE
+        if self._dense:
+            sums = functional.one_hot(sums, self._entries).to(torch.float64).mT.contiguous()
         self.register_buffer("sums", sums, persistent=False)
+        self._monomials = Monomials.of(distinct, self.names)
+        if self._monomials is not None and not self._monomials.pays(len(self._program.calls)):
+            self._monomials = None
 
     def forward(self, t: Tensor, y: Tensor, u: Any = None) -> Tensor:
         """The slope, like ``y``; the coefficients are taken in the dtype of ``y``.
@@ -198,11 +228,65 @@ class TermField(SymbolicField):
         Raises:
             ProblemError: ``y`` has another number of components, or inputs are missing.
         """
+        if torch.compiler.is_compiling() and self._is_plain():
+            return self._pointwise(t, y, u)
+        return self._sums(self.matrix(y.dtype), t, y, u)
+
+    def _is_plain(self) -> bool:
+        return self.coefficients.dim() == 1 and 0 < len(self.pairs) <= WRITTEN_OUT
+
+    def _pointwise(self, t: Tensor, y: Tensor, u: Any) -> Tensor:
+        """Without a matrix product, so that a compiler can make one loop of a whole step."""
         values = self.evaluate(t, y, u)
-        if not values:
+        sums: list[Tensor | None] = [None] * len(self.names)
+        for c, place in zip(self.coefficients.to(y.dtype).unbind(), self._places, strict=True):
+            term, equation = divmod(place, len(self.names))
+            part, total = c * values[term], sums[equation]
+            sums[equation] = part if total is None else total + part
+        return torch.stack(
+            [torch.zeros_like(y[..., 0]) if total is None else total for total in sums], dim=-1
+        )
+
+    def matrix(self, dtype: torch.dtype) -> Tensor:
+        """The coefficients from distinct terms to equations, ``(distinct, d)`` for one field."""
+        c, sums, width = self.coefficients, self.sums, len(self.names)
+        if self._dense and sums.dtype != c.dtype:
+            sums = sums.to(c.dtype)
+        if c.dim() == 1 and self._dense:
+            matrix = (sums @ c).view(-1, width)
+        else:
+            if c.dim() > 1 and c.dim() == sums.dim() - self._dense:
+                sums = sums[0]  # an ensemble stacks what is the same in all its members
+            empty = c.new_zeros(*c.shape[:-1], self._entries)
+            flat = c @ sums.mT if self._dense else empty.index_add(-1, sums, c)
+            matrix = flat.view(*c.shape[:-1], -1, width)
+        return matrix if matrix.dtype == dtype else matrix.to(dtype)
+
+    def fixed(self, dtype: torch.dtype) -> Callable[..., Tensor]:
+        """The same field with the coefficients that it has now, for many calls without gradients.
+
+        Args:
+            dtype: of the states.
+        """
+        with torch.no_grad():
+            matrix = self.matrix(dtype)
+        return functools.partial(self._sums, matrix)
+
+    def _sums(self, matrix: Tensor, t: Tensor, y: Tensor, u: Any = None) -> Tensor:
+        if not self.pairs:
             return torch.zeros_like(y)
-        weighted = torch.stack(values, dim=-1) * self.coefficients.to(y.dtype)
-        return weighted @ self.sums.to(y.dtype)
+        if self._monomials is not None and self._monomials.suits(y):
+            self._check(y)
+            values = self._monomials.values(y)
+        else:
+            values = torch.stack(self.evaluate(t, y, u), dim=-1)
+        if matrix.dim() > 2:
+            return (
+                (values.flatten(1, -2) if values.dim() > 2 else values[:, None])
+                .bmm(matrix)
+                .reshape(y.shape)
+            )
+        return values @ matrix
 
 
 def _parameter(name: str, value: Any) -> Tensor:

@@ -6,7 +6,7 @@ import inspect
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from odekit.controller import StepController
 from odekit.plugin import Kind
@@ -15,7 +15,7 @@ from odekit.solver import Trait
 from odekit.testing.cases import DOUBLE
 from odekit.testing.conformance import CheckResult, Conformance
 from odekit.testing.controllers import ControllerConformance
-from odekit.testing.fields import FieldConformance
+from odekit.testing.fields import SAMPLES, FieldConformance
 from odekit.testing.gradients import GradientConformance
 from odekit.testing.plugins import announced
 from odekit.testing.postprocessors import PostProcessorConformance
@@ -101,8 +101,20 @@ def _grid(span: Tensor) -> Tensor:
     return start + torch.linspace(0.0, 1.0, 9, dtype=DOUBLE) * (end - start)
 
 
+class _Turn(nn.Module):
+    """The smallest field with weights: ``dy/dt`` is a matrix times ``y``."""
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.matrix = nn.Parameter(torch.tensor([[-0.1, -rate], [rate, -0.1]]))
+
+    def forward(self, t: Tensor, y: Tensor) -> Tensor:
+        return y @ self.matrix.to(y.dtype).mT
+
+
 _EXAMPLES: dict[str, Any] = {
     "dim": FieldConformance.dim,
+    "fields": [_Turn(1.0 + 0.3 * i) for i in range(SAMPLES)],
     "times": _grid(torch.tensor([0.0, 1.0], dtype=DOUBLE)),
 }
 

@@ -28,7 +28,8 @@ class FieldConformance(Conformance):
     """Everything a field promises.
 
     Subclass it and say in ``make`` how to build the field, and in ``example`` what its values
-    look like where that is neither ``(samples, dim)`` nor ``(samples, 2 dim)``.
+    look like where that is neither ``(samples, dim)`` nor ``(samples, 2 dim)``. A field that has
+    weights for each sample says by ``member(i)`` which field a sample has alone.
 
     Attributes:
         dim: number of states that ``make`` builds the field for.
@@ -95,7 +96,8 @@ class FieldConformance(Conformance):
         """A batch is its samples one by one; none sees another."""
         field, x = self._double(), self.example()
         whole = field(_time(), _lift(field, x))
-        alone = [field(_time(), _lift(field, _map(lambda y, i=i: y[i], x))) for i in range(SAMPLES)]
+        own = [_alone(field, i) for i in range(SAMPLES)]
+        alone = [f(_time(), _lift(f, _map(lambda y, i=i: y[i], x))) for i, f in enumerate(own)]
         gap = largest(
             *(_gap(_map(lambda y, i=i: y[i], whole), part) for i, part in enumerate(alone))
         )
@@ -109,7 +111,7 @@ class FieldConformance(Conformance):
         whole = field(times, state)
         gap = 0.0
         for i, t in enumerate(times):
-            part = field(t, _map(lambda y, i=i: y[i : i + 1], state))
+            part = _alone(field, i)(t, _map(lambda y, i=i: y[i : i + 1], state))
             gap = largest(gap, _gap(_map(lambda y, i=i: y[i : i + 1], whole), part))
         return require_close(gap, 1e-12, "slopes at times per sample and at each time alone")
 
@@ -120,7 +122,8 @@ class FieldConformance(Conformance):
         batch = solve(field, x, [0.0, 0.2, 0.5], per_sample=True)
         for y, wanted in zip(leaves(batch.y), leaves(x), strict=True):
             require(y.shape == (3, *wanted.shape), f"the solution has shape {tuple(y.shape)}")
-        alone = solve(field, _map(lambda v: v[:1], x), [0.0, 0.2, 0.5], per_sample=True)
+        first = _alone(field, 0)
+        alone = solve(first, _map(lambda v: v[:1], x), [0.0, 0.2, 0.5], per_sample=True)
         gap = _gap(_map(lambda y: y[:, :1], batch.y), alone.y)
         return require_close(gap, 1e-10, "a sample solved beside others and alone")
 
@@ -153,7 +156,7 @@ class FieldConformance(Conformance):
     @check
     def test_torch_func(self) -> str:
         """``torch.func.jacrev`` and ``vmap`` go through it and agree with autograd."""
-        field, x = self._double(), self.example()
+        field, x = _alone(self._double(), 0), self.example()
         state = _lift(field, x)
         if not isinstance(state, Tensor):
             raise NotApplicable("its state is not one tensor")
@@ -225,6 +228,11 @@ def _time() -> Tensor:
 
 def _wave(samples: int, dim: int) -> Tensor:
     return torch.arange(1, samples * dim + 1, dtype=DOUBLE).cos().reshape(samples, dim)
+
+
+def _alone(field: Any, i: int) -> Any:
+    """The field of one sample: the field itself, unless each sample has its own."""
+    return field.member(i) if hasattr(field, "member") else field
 
 
 def _lift(field: Any, x: State) -> State:

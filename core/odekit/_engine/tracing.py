@@ -1,0 +1,197 @@
+"""From Python functions of tensors to stages of C."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch._decomp import core_aten_decompositions
+from torch.fx import GraphModule
+from torch.fx.experimental.proxy_tensor import make_fx
+
+from odekit._engine.c_code import Array, Stage
+from odekit._engine.scalar_ops import Interpreter
+from odekit._engine.scalars import Program, Unsupported, Value
+
+_HARMLESS = frozenset(("aten.squeeze_.dim", "aten.squeeze_.dims", "aten.unsqueeze_.default"))
+"""They write no number, only a shape."""
+
+
+class Given(NamedTuple):
+    """An input of a stage: an example, where C has it, and the axis of samples or lanes.
+
+    ``where`` is an array, or the text of a single number.
+    """
+
+    example: Tensor
+    where: Array | str
+    loop: int | None = None
+
+
+class Wanted(NamedTuple):
+    """An output of a stage: the text of each of its numbers, and whether samples have their own."""
+
+    places: list[str]
+    dtype: torch.dtype
+    looped: bool
+
+
+def trace(function: Callable[..., Any], args: Sequence[Tensor]) -> GraphModule:
+    """The graph of core operations of a function of tensors.
+
+    Raises:
+        Unsupported: it does something that a graph cannot say.
+    """
+    table: Any = core_aten_decompositions()
+    failures = []
+    for pure in (torch.func.functionalize(function, remove="mutations_and_views"), function):
+        maker = make_fx(
+            pure, decomposition_table=table, tracing_mode="fake", _allow_non_fake_inputs=True
+        )
+        try:
+            with torch.no_grad():
+                graph = maker(*(x.detach().clone() for x in args))
+        except Unsupported:
+            raise
+        except Exception as error:
+            failures.append(error)
+            continue
+        for node in graph.graph.nodes:
+            schema = getattr(node.target, "_schema", None)
+            if schema is not None and schema.is_mutable and str(node.target) not in _HARMLESS:
+                raise Unsupported(f"it writes into a tensor by {node.target}")
+        return graph
+    text = str(failures[0]).strip().split("\n")[0]
+    raise Unsupported(f"it cannot be traced: {type(failures[0]).__name__}: {text}")
+
+
+class Outside:
+    """Tensors from outside of all traced functions, which the code reads anew in every call."""
+
+    def __init__(self) -> None:
+        self.tensors: list[Tensor] = []
+        self.names: dict[int, str] = {}
+
+    def name_of(self, tensor: Tensor) -> str:
+        """Its name in C."""
+        if id(tensor) not in self.names:
+            self.names[id(tensor)] = f"x{len(self.tensors)}"
+            self.tensors.append(tensor)
+        return self.names[id(tensor)]
+
+
+class _Reader:
+    """Reads tensors from outside in one program, along the samples or not."""
+
+    def __init__(self, program: Program, outside: Outside, *, looping: bool) -> None:
+        self.program, self.outside, self.looping = program, outside, looping
+        self.places: dict[str, tuple[tuple[int, ...], int | None]] = {}
+
+    def value(self, tensor: Tensor) -> Value:
+        """The tensor as the program has it; whole numbers are part of the code."""
+        if not tensor.dtype.is_floating_point or tensor.numel() == 0:
+            return self.program.constant(tensor.detach())
+        name, shape, loop = self.outside.name_of(tensor), tuple(tensor.shape), None
+        if self.looping and self.program.length > 1 and self.program.length in shape:
+            loop = shape.index(self.program.length)
+        self.places[name] = shape, loop
+        return self.program.input(name, shape, tensor.dtype, loop=loop)
+
+    def text(self, name: str, place: int) -> str:
+        """How C reads one number."""
+        shape, loop = self.places[name]
+        index: list[int] = []
+        for i in reversed(range(len(shape))):
+            size = 1 if i == loop else shape[i]
+            index.insert(0, place % size)
+            place //= size
+        offset = 0
+        for i, n in zip(index, shape, strict=True):
+            offset = offset * n + i
+        if loop is None:
+            return f"{name}[{offset}]"
+        return f"{name}[{offset} + b * {math.prod(shape[loop + 1 :])}]"
+
+
+def make_stage(
+    function: Callable[..., Any],
+    given: Sequence[Given],
+    wanted: Callable[[list[Value]], list[Wanted]],
+    outside: Outside,
+    *,
+    length: int,
+    count: str | None,
+) -> Stage:
+    """Trace a function and write it as a stage.
+
+    Args:
+        function: of tensors, to a list of tensors.
+        given: its inputs.
+        wanted: from the values of its outputs to where they go.
+        outside: collects other tensors that it reads.
+        length: of the axis of samples or lanes; 1 for none.
+        count: the length of the loop in C; None where the code is inside of it already.
+
+    Raises:
+        Unsupported: it cannot be written this way.
+    """
+    graph = trace(function, [x.example for x in given])
+    first: Unsupported | None = None
+    for looping in (True, False):
+        program = Program(length)
+        reader = _Reader(program, outside, looping=looping)
+        arrays = {x.where.name: x.where for x in given if isinstance(x.where, Array)}
+        try:
+            values = [_entered(program, x) for x in given]
+            outputs = Interpreter(program, reader.value).run(graph, values)
+            targets = wanted(outputs)
+            stores = _stores(program, outputs, targets, straight=count is None)
+        except Unsupported as error:
+            first = first or error
+            continue
+
+        def read(
+            name: str,
+            place: int | None = None,
+            arrays: dict[str, Array] = arrays,
+            reader: _Reader = reader,
+        ) -> str:
+            if place is None:
+                return name
+            return arrays[name].at(place) if name in arrays else reader.text(name, place)
+
+        return Stage(program, stores, read, count)
+    raise first or Unsupported("it cannot be interpreted")
+
+
+def _entered(program: Program, x: Given) -> Value:
+    shape, dtype = tuple(x.example.shape), x.example.dtype
+    if isinstance(x.where, str):
+        return program.input(x.where, shape, dtype, loop=x.loop, scalar=True)
+    return program.input(x.where.name, shape, dtype, loop=x.loop)
+
+
+def _stores(
+    program: Program, outputs: list[Value], targets: list[Wanted], *, straight: bool
+) -> list[tuple[int, str, bool]]:
+    stores = []
+    for value, target in zip(outputs, targets, strict=True):
+        lines = value.full()
+        if lines.size != len(target.places):
+            # What does not differ between samples stands for all of them.
+            axis = next((i for i, n in enumerate(value.shape) if n == program.length), None)
+            if axis is None or value.loop is not None:
+                raise Unsupported("a result has another shape than expected")
+            lines = lines.take([0], axis) if bool((lines == lines.take([0], axis)).all()) else lines
+        flat = lines.reshape(-1)
+        if len(flat) != len(target.places):
+            raise Unsupported("a result has another shape than expected")
+        for line, place in zip(flat, target.places, strict=True):
+            cast = program.cast(line, target.dtype)
+            if program.lines[cast].looped and not (target.looped or straight):
+                raise Unsupported("something that differs between samples is kept for all at once")
+            stores.append((cast, place, target.looped and not straight))
+    return stores
