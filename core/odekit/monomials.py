@@ -63,7 +63,7 @@ class Monomials:
 
     def values(self, y: Tensor) -> Tensor:
         """``(..., d)`` to ``(..., K)``."""
-        padded = torch.nn.functional.pad(y, (1, 0), value=1.0)
+        padded = torch.cat([y.new_ones(*y.shape[:-1], 1), y], dim=-1)
         first, *rest = self._gather
         value = padded.index_select(-1, first)
         for column in rest:

@@ -82,7 +82,7 @@ def pick(segment: Segment, index: Tensor) -> Segment:
     lanes = torch.arange(index.shape[1], device=index.device) if index.dim() == 2 else None
 
     def take(x: Tensor) -> Tensor:
-        return x[index] if lanes is None else x[index, lanes]
+        return x.index_select(0, index) if lanes is None else x[index, lanes]
 
     y0 = take(segment.y0)
     t, h = align(take(segment.t), y0), align(take(segment.h), y0)

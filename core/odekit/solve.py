@@ -180,6 +180,8 @@ def solve_by(
         save=save,
         dense=dense,
     )
+    if hasattr(integrate, "prepare"):
+        problem = integrate.prepare(problem)
     trajectory = _signed(method.solve(problem, integrate), gradient)
     shared = per_sample and save == "times" and _rank(t) < 2
     return _wrap_up(trajectory, field, layout, shared_times=shared, throw=throw)

@@ -37,6 +37,7 @@ from torch import Tensor
 
 from odekit import (
     Accepted,
+    FlatField,
     GradientMethod,
     IncompatibleError,
     Integrate,
@@ -144,24 +145,30 @@ class _Trial:
     def run(self, method: GradientMethod, kept: Literal["graph", "states"]) -> Trajectory | None:
         """The trajectory, or None where it would not fit."""
         watch = _Watch(self.problem, self.budget, kept)
-        field, calls = self.problem.field, 0
-
-        def counted(t: Tensor, y: Tensor) -> Tensor:
-            nonlocal calls
-            calls += 1
-            return field(t, y)
-
+        counted = _Counted(self.problem.field)
         try:
             return method.solve(
                 replace(self.problem, field=counted, observer=watch), self.integrate
             )
         except _TooMuch:
-            self.wasted += calls
+            self.wasted += counted.calls
             self.states = watch.whole * (watch.state + STORED)
             if kept == "graph":
                 # Of m states for every m-th step and the graph of m steps the sum is smallest.
                 self.least = 2 * math.sqrt(watch.whole * watch.state * watch.step) + watch.step
             return None
+
+
+@final
+class _Counted:
+    """A field with a count of its calls, open to an engine that takes whole steps at once."""
+
+    def __init__(self, field: FlatField) -> None:
+        self.field, self.calls = field, 0
+
+    def __call__(self, t: Tensor, y: Tensor) -> Tensor:
+        self.calls += 1
+        return self.field(t, y)
 
 
 @final

@@ -10,6 +10,7 @@ the samples, which the compiler turns into vector instructions.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -24,6 +25,7 @@ TYPES = {
     torch.bool: "int8_t",
     torch.int64: "int64_t",
     torch.int32: "int32_t",
+    torch.uint8: "uint8_t",
 }
 
 _ONE = {
@@ -37,6 +39,7 @@ _ONE = {
     "relu": "({0} > 0 || {0} != {0} ? {0} : 0)",
     "logical_not": "(!{0})",
     "bitwise_not": "(!{0})",
+    "invert": "(~{0})",
     "isnan": "({0} != {0})",
     "isinf": "(fabs{f}({0}) == INFINITY)",
 }
@@ -47,7 +50,8 @@ _TWO = {
     "div": "({0} / {1})",
     "maximum": "({0} > {1} || {0} != {0} ? {0} : {1})",
     "minimum": "({0} < {1} || {0} != {0} ? {0} : {1})",
-    "remainder": "({0} - {1} * floor{f}({0} / {1}))",
+    "remainder": "remainder_of{f}({0}, {1})",
+    "floor_divide": "floor_divide{f}({0}, {1})",
     "eq": "({0} == {1})",
     "ne": "({0} != {1})",
     "lt": "({0} < {1})",
@@ -253,6 +257,22 @@ class Parts:
         return list({array.name: array for array in found}.values())
 
 
+ROUNDING = """\
+static inline REAL remainder_of(REAL a, REAL b) {
+  const REAL rest = fmod(a, b);
+  return rest != 0 && (b < 0) != (rest < 0) ? rest + b : rest;
+}
+static inline REAL floor_divide(REAL a, REAL b) {
+  if (b == 0) return a / b;
+  const REAL rest = fmod(a, b), near = (a - rest) / b;
+  const REAL exact = rest != 0 && (b < 0) != (rest < 0) ? near - 1 : near;
+  if (exact == 0) return copysign(0, a / b);
+  const REAL whole = floor(exact);
+  return exact - whole > 0.5 ? whole + 1 : whole;
+}
+"""
+"""As PyTorch rounds: a quotient by ``floor(a / b)`` alone is one too large now and then."""
+
 HEADER = """\
 #include <math.h>
 #include <stdint.h>
@@ -330,12 +350,20 @@ RECORD = """\
 """
 
 
+def prelude(real: torch.dtype) -> str:
+    """What stands before all code for states of this dtype."""
+    single = ROUNDING.replace("REAL", "float")
+    for name in ("remainder_of", "floor_divide", "fmod", "copysign", "floor"):
+        single = re.sub(rf"\b{name}\(", f"{name}f(", single)
+    text = HEADER.replace("REAL", TYPES[real]) + ROUNDING.replace("REAL", "double") + single
+    return text
+
+
 def source(parts: Parts, save: str) -> str:
     """The whole file; ``save`` is ``"times"``, ``"steps"`` or ``"last"``."""
     real = TYPES[parts.real]
     lanes = parts.form == "lanes"
-    text = HEADER.replace("REAL", real)
-    text += (
+    text = prelude(parts.real) + (
         "void solve(void **p, const int64_t *n, const double *r) {\n"
         "  const int64_t budget = n[0], max_steps = n[1], rows = n[2], lanes = n[3];\n"
         "  const int64_t capacity = n[4], recorded = n[5], COUNT = n[6];\n"

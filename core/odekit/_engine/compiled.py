@@ -15,11 +15,15 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
+from torch import Tensor
+
+from odekit._engine.scalars import Unsupported
 
 FLAGS = (
     *("-x", "c", "-std=gnu11", "-O3", "-march=native", "-fopenmp-simd", "-fno-math-errno"),
@@ -135,3 +139,175 @@ def _compile(source: str, command: str, path: Path) -> None:
 def is_transformed() -> bool:
     """Whether this runs inside a transform of ``torch.func``."""
     return torch._C._functorch.peek_interpreter_stack() is not None
+
+
+def trace_joint(
+    step: Callable[[Sequence[Tensor]], tuple[list[Tensor], list[Tensor]]],
+    inputs: Sequence[Tensor],
+    wanted: Sequence[bool],
+    params: Sequence[Tensor],
+) -> tuple[Any, list[Tensor]]:
+    """A step and, where anything is wanted, its derivative, as one graph of tensors.
+
+    Args:
+        step: from inputs to outputs with derivatives and outputs without.
+        inputs: examples.
+        wanted: which of them ask for gradients.
+        params: tensors that the step reads beside its inputs and that ask for gradients.
+
+    Returns:
+        The graph, with inputs, captured tensors and cotangents as its inputs, and outputs and
+        gradients as its outputs; and the captured tensors.
+
+    Raises:
+        Unsupported: it does something that a graph cannot say.
+    """
+    with warnings.catch_warnings():  # of PyTorch about itself
+        warnings.simplefilter("ignore", DeprecationWarning)
+        from torch._inductor.decomposition import select_decomp_table
+        from torch.fx.experimental.proxy_tensor import make_fx
+
+    shapes: list[Tensor] = []
+    back = any(wanted) or bool(params)
+
+    def forward(*given: Tensor) -> list[Tensor]:
+        with torch.no_grad():
+            outputs, rest = step(given)
+            shapes[:] = outputs
+            return [*outputs, *rest]
+
+    def joint(given: Sequence[Tensor], cotangents: Sequence[Tensor]) -> list[Tensor | None]:
+        with torch.enable_grad():
+            given = [x.detach().requires_grad_(w) for x, w in zip(given, wanted, strict=True)]
+            outputs, rest = step(given)
+            sources = [x for x, w in zip(given, wanted, strict=True) if w]
+            pairs = [(x, c) for x, c in zip(outputs, cotangents, strict=True) if x.requires_grad]
+            found = torch.autograd.grad(
+                [x for x, _ in pairs],
+                [*sources, *params],
+                [c for _, c in pairs],
+                allow_unused=True,
+            )
+            used = [
+                torch.zeros_like(x) if g is None else g
+                for x, g in zip(sources, found, strict=False)
+            ]
+            return [*(x.detach() for x in (*outputs, *rest)), *used, *found[len(sources) :]]
+
+    def run(function: Callable[..., Any], *examples: Any) -> Any:
+        maker = make_fx(
+            function,
+            decomposition_table=select_decomp_table(),
+            tracing_mode="fake",
+            _allow_non_fake_inputs=True,
+        )
+        try:
+            return maker(*examples)
+        except Unsupported:
+            raise
+        except Exception as error:
+            text = str(error).strip().split("\n")[0]
+            raise Unsupported(
+                f"the step cannot be traced: {type(error).__name__}: {text}"
+            ) from error
+
+    examples = [x.detach().clone() for x in inputs]
+    graph = run(forward, *examples)
+    if back:
+        cotangents = [torch.zeros(x.shape, dtype=x.dtype, device=x.device) for x in shapes]
+        graph = run(joint, examples, cotangents)
+    captured = _lifted(graph, len(examples))
+    return graph, captured
+
+
+def _lifted(graph: Any, count: int) -> list[Tensor]:
+    """Make inputs of the tensors that a graph names, behind the first ``count``.
+
+    Raises:
+        Unsupported: it writes into a tensor that is not its own.
+    """
+    code = graph.graph
+    given = [node for node in code.nodes if node.op == "placeholder"]
+    captured: dict[int, Any] = {}
+    tensors: list[Tensor] = []
+    for node in list(code.nodes):
+        if node.op == "get_attr":
+            tensor = getattr(graph, str(node.target))
+            if id(tensor) not in captured:
+                first = next(x for x in code.nodes if x.op != "placeholder")
+                before = given[count] if len(given) > count else first
+                with code.inserting_before(before):
+                    fresh = code.placeholder(f"captured_{len(tensors)}")
+                fresh.meta = dict(node.meta)
+                captured[id(tensor)] = fresh
+                tensors.append(tensor)
+            node.replace_all_uses_with(captured[id(tensor)])
+            code.erase_node(node)
+        elif node.op == "call_function":
+            _made_pure(node)
+    names = iter(range(1, len(given) + len(tensors) + 1))
+    for node in code.nodes:
+        if node.op == "placeholder":
+            back = node in given[count:]
+            number = given.index(node) - count + 1 if back else next(names)
+            node.target = node.name = f"tangents_{number}" if back else f"primals_{number}"
+    code.lint()
+    graph.recompile()
+    return tensors
+
+
+def _made_pure(node: Any) -> None:
+    """Replace an operation that writes into a result of this graph by one that does not."""
+    schema = getattr(node.target, "_schema", None)
+    if schema is None or not schema.is_mutable:
+        return
+    changed = node.args[0]
+    base = getattr(getattr(changed, "target", None), "_schema", None)
+    views = base is not None and any(x.alias_info is not None for x in base.returns)
+    name, overload = schema.name.split("::")[1], schema.overload_name or "default"
+    pure = getattr(torch.ops.aten, name.rstrip("_"), None)
+    if changed.op != "call_function" or views or not name.endswith("_") or pure is None:
+        raise Unsupported(f"the field writes into a tensor by {name}")
+    node.target = getattr(pure, overload)
+
+
+def inductor(
+    graph: Any, primals: int, outputs: int
+) -> tuple[Callable[..., Any], Callable[..., Any] | None]:
+    """Compile a graph, cut in two where it has cotangents.
+
+    Returns:
+        Forward, from a list of inputs to the outputs and what is to be kept; and backward, from
+        that and the cotangents to the gradients, or None.
+
+    Raises:
+        Unsupported: the compiler failed, with its complaint.
+    """
+    with warnings.catch_warnings():  # of PyTorch about itself
+        warnings.simplefilter("ignore", DeprecationWarning)
+        from torch._functorch.partitioners import min_cut_rematerialization_partition
+        from torch._guards import TracingContext, tracing
+        from torch._inductor import config
+        from torch._inductor.compile_fx import compile_fx_inner
+
+    def made(part: Any) -> Callable[..., Any]:
+        fakes = [node.meta["val"] for node in part.graph.nodes if node.op == "placeholder"]
+        # The code around the kernels in C++ as well: there are many of them, and small ones.
+        around = all(x.device.type == "cpu" for x in fakes)
+        with (
+            tracing(TracingContext(fakes[0].fake_mode)),
+            torch.no_grad(),
+            config.patch(cpp_wrapper=around),
+        ):
+            return cast("Callable[..., Any]", compile_fx_inner(part, fakes, cpp_wrapper=around))
+
+    given = [node for node in graph.graph.nodes if node.op == "placeholder"]
+    try:
+        if len(given) == primals:
+            graph.graph.eliminate_dead_code()
+            return made(graph), None
+        ahead, back = min_cut_rematerialization_partition(graph, None, num_fwd_outputs=outputs)
+        return made(ahead), made(back)
+    except Exception as error:
+        text = str(error).strip().split("\n")[0]
+        raise Unsupported(f"the compiler failed: {type(error).__name__}: {text[:200]}") from error

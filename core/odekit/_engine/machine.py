@@ -42,7 +42,7 @@ class Frame:
     def apart(self, x: Tensor) -> Tensor:
         """A copy as the code has it: a batch with the samples along the last axis."""
         if self.form == "lanes":
-            return x.reshape(self.lanes, -1).clone()
+            return x.reshape(self.lanes, -1).clone(memory_format=torch.contiguous_format)
         return x.reshape(self.count, -1).T.clone(memory_format=torch.contiguous_format)
 
     def together(self, x: Tensor, shape: Sequence[int]) -> Tensor:

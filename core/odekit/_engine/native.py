@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from odekit._engine.clock import CountedField, Stop, stops_of
-from odekit._engine.machine import Frame, Machine, frames_of
-from odekit._engine.scalars import Unsupported
+from odekit._engine.machine import Frame, Machine, frames_of, save_of
+from odekit._engine.scalars import Mismatch, Unsupported
 from odekit.controller import StepController
 from odekit.errors import Status
 from odekit.problem import Problem, Trajectory
@@ -30,10 +30,6 @@ BUDGET = 1 << 20
 
 RECORD = 1 << 22
 """Bytes of steps that are recorded before they are handed over."""
-
-
-class Mismatch(Exception):
-    """The code does not do what the field does."""
 
 
 class Start:
@@ -49,15 +45,21 @@ class Start:
         lanes = len(problem.y0) if problem.per_sample else 1
         t = problem.t if problem.per_sample else problem.t[None]
         stepped = controller.step_times or controller.jump_times
+        if problem.per_sample and save_of(problem) == "steps":
+            raise Unsupported("each sample would record steps of its own")
         if stepped and problem.per_sample:
             raise Unsupported("each sample would stop at times of its own")
+        if problem.per_sample and save_of(problem) == "steps":
+            raise Unsupported("each sample would keep steps of its own")
         if stepped:
             begin, end = float(t[0, 0]), float(t[0, -1])
             self.stops = stops_of(controller, begin, end, problem.y0.dtype)
         else:
             self.stops = [Stop(0.0, 0.0, 0.0)] * 2
         self.first = t[:, 0] if not stepped else t.new_tensor([self.stops[0].after])
+        before = self.stops[1].before if stepped else t[:, -1]
         self.edges = torch.stack([t[:, -1], t[:, -1]], 1).contiguous()
+        self.edges[:, 0] = before
         self.t, self.lanes = t, lanes
         now = self.first[:, None] if problem.per_sample else self.first[0]
         solver, y = problem.solver, problem.y0

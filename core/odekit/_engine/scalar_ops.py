@@ -82,6 +82,7 @@ TWO = frozenset(
         "bitwise_or",
         "bitwise_xor",
         "hypot",
+        "floor_divide",
     ]
 )
 """Of two numbers."""
@@ -91,6 +92,22 @@ _SAME = frozenset(
 )
 _RESHAPES = frozenset(["view", "_unsafe_view", "reshape", "squeeze", "unsqueeze", "expand"])
 _COMPARES = frozenset(["eq", "ne", "lt", "le", "gt", "ge"])
+_SEVERAL = frozenset(["unbind", "split", "split_with_sizes", "chunk"])
+_ROUNDS = frozenset(["floor", "ceil", "round", "trunc"])
+_WHOLE = frozenset(["fmod", "remainder", "pow", "floor_divide"])
+"""They may fail for whole numbers, as a division by zero does."""
+
+_OPTIONS = frozenset(
+    ["dtype", "device", "layout", "pin_memory", "memory_format", "non_blocking", "implicit"]
+    + ["alpha", "beta", "rounding_mode", "dim", "keepdim", "min", "max", "value", "approximate"]
+    + ["ord"]
+)
+"""Options that are looked at, or that change no number."""
+
+_BLANK = frozenset(
+    ["zeros", "zeros_like", "new_zeros", "empty", "empty_like", "new_empty", "empty_permuted"]
+    + ["empty_strided", "new_empty_strided"]
+)
 _FOLDS = {"sum": "add", "prod": "mul", "amax": "maximum", "amin": "minimum", "any": "or_"}
 
 
@@ -147,8 +164,15 @@ class Interpreter:
             shape, dtype = tuple(seen.shape), seen.dtype
             if dtype.is_complex:
                 raise Unsupported("it has complex numbers")
-        else:
+            if not all(isinstance(n, int) for n in shape):
+                raise Unsupported(f"the shape of {name} depends on numbers")
+        elif name in _SEVERAL:
             shape, dtype = (), torch.float64
+        else:
+            raise Unsupported(f"it calls {name}, which has no such form")
+        strange = sorted(set(options) - _OPTIONS)
+        if strange:
+            raise Unsupported(f"it calls {name} with {', '.join(strange)}")
         found = self._pointwise(name, args, options, shape, dtype)
         if found is None:
             found = self._moved(name, args, options, shape, dtype)
@@ -171,8 +195,11 @@ class Interpreter:
         self, name: str, args: list[Any], options: dict[str, Any], shape: Any, dtype: torch.dtype
     ) -> Value | None:
         program = self.program
-        name = name.rstrip("_") if name not in ("or_", "and_") else name
-        if name in ONE and len(args) == 1:
+        if name in _ROUNDS and not dtype.is_floating_point:
+            return self._cast(args[0], dtype)
+        if name == "bitwise_not" and dtype is not torch.bool:
+            name = "invert"
+        if (name in ONE or name == "invert") and len(args) == 1:
             kind = args[0].dtype if name in ("isnan", "isinf", "logical_not") else dtype
 
             def one(a: int) -> int:
@@ -226,28 +253,36 @@ class Interpreter:
         self, name: str, args: list[Any], options: dict[str, Any], shape: Any, dtype: torch.dtype
     ) -> Value:
         program = self.program
-        if name == "div" and options.get("rounding_mode"):
+        mode = options.get("rounding_mode")
+        risky = (mode or name in _WHOLE) and not dtype.is_floating_point
+        if mode == "trunc" and not risky:
             whole = self._two("div", args, {}, shape, dtype)
-            found = self._pointwise(options["rounding_mode"], [whole], {}, shape, dtype)
-            return cast("Value", found)
+            return cast("Value", self._pointwise("trunc", [whole], {}, shape, dtype))
+        if mode == "floor":
+            name = "floor_divide"
+        if dtype is torch.bool:
+            name = {"add": "or_", "mul": "and_"}.get(name, name)
         alpha = options.get("alpha", 1)
         if len(args) > 2 and name in ("add", "sub"):
             alpha = args[2]
         compares = name in _COMPARES
         kind = dtype
-        if compares or name.startswith("logical"):
-            dtypes = [x.dtype for x in args[:2] if isinstance(x, Value)]
-            kind = dtypes[0]
-            for other in dtypes[1:]:
-                kind = torch.promote_types(kind, other)
-            if any(isinstance(x, float) for x in args[:2]) and not kind.is_floating_point:
-                kind = torch.get_default_dtype()
+        if compares:
+            kind = torch.result_type(*map(_sketched, args[:2]))
+        elif name.startswith("logical"):
+            kind = torch.bool
         left, right = (self._value(x, kind) for x in args[:2])
         scale = None if alpha == 1 else program.number(alpha, kind)
         power = args[1] if name == "pow" and not isinstance(args[1], Value) else None
 
         def two(a: int, b: int) -> int:
             a, b = program.cast(a, kind), program.cast(b, kind)
+            if not kind.is_floating_point:
+                known = self._whole(name, a, b, options, dtype)
+                if known is not None:
+                    return known
+            if risky:
+                raise Unsupported(f"it calls {name} on whole numbers")
             if power is not None:
                 return self._power(a, power, b, dtype)
             if scale is not None:
@@ -255,6 +290,17 @@ class Interpreter:
             return program.add(name, (a, b), dtype)
 
         return program.pointwise(two, [left, right], shape, dtype)
+
+    def _whole(
+        self, name: str, a: int, b: int, options: dict[str, Any], dtype: torch.dtype
+    ) -> int | None:
+        """What PyTorch makes of two constant whole numbers, such as places that an index names."""
+        lines = [self.program.lines[i] for i in (a, b)]
+        function = getattr(torch, "div" if options.get("rounding_mode") else name, None)
+        if function is None or any(line.op != "number" for line in lines):
+            return None
+        left, right = (torch.tensor(line.args[0], dtype=line.dtype) for line in lines)
+        return self.program.number(function(left, right, **options).item(), dtype)
 
     def _power(self, a: int, power: Any, b: int, dtype: torch.dtype) -> int:
         """Small whole powers by products, as PyTorch has them up to the third."""
@@ -282,7 +328,14 @@ class Interpreter:
 
     def _gelu(self, x: Value, options: dict[str, Any], shape: Any, dtype: torch.dtype) -> Value:
         if options.get("approximate", "none") != "none":
-            raise Unsupported("it calls the approximate gelu")
+            cube = self._two("pow", [x, 3], {}, shape, dtype)
+            cube = self._two("add", [x, cube], {"alpha": 0.044715}, shape, dtype)
+            inner = self._two("mul", [cube, 0.7978845608028654], {}, shape, dtype)
+            inner = cast("Value", self._pointwise("tanh", [inner], {}, shape, dtype))
+            half = self._two("mul", [x, 0.5], {}, shape, dtype)
+            return self._two(
+                "mul", [half, self._two("add", [inner, 1.0], {}, shape, dtype)], {}, shape, dtype
+            )
         inner = self._two("mul", [x, 0.7071067811865476], {}, shape, dtype)
         erf = self._pointwise("erf", [inner], {}, shape, dtype)
         half = self._two("mul", [x, 0.5], {}, shape, dtype)
@@ -322,7 +375,7 @@ class Interpreter:
             for dim in args[1]:
                 value = _sliced(value, dim, slice(None, None, -1), shape)
             return value
-        if name in ("unbind", "split", "split_with_sizes", "chunk"):
+        if name in _SEVERAL:
             return self._pieces(name, args, options)
         if name in ("cat", "stack"):
             dim = args[1] if len(args) > 1 else options.get("dim", 0)
@@ -421,7 +474,8 @@ class Interpreter:
 
     def _scattered(self, name: str, args: list[Any], shape: Any, dtype: torch.dtype) -> Value:
         """``args[0]`` with a part overwritten by ``args[1]``."""
-        value, part, dim = args[0], self._cast(args[1], dtype), args[2] % len(shape)
+        value, part = args[0], self._cast(args[1], dtype)
+        dim = (args[2] if len(args) > 2 else 0) % len(shape)
         if name == "select_scatter":
             place: Any = slice(args[3], args[3] + 1) if args[3] != -1 else slice(-1, None)
             part = _reshaped(part, (*shape[:dim], 1, *shape[dim + 1 :]))
@@ -447,7 +501,7 @@ class Interpreter:
         self, name: str, args: list[Any], options: dict[str, Any], shape: Any, dtype: torch.dtype
     ) -> Value | None:
         program = self.program
-        if name in ("zeros", "zeros_like", "new_zeros", "empty", "empty_like", "new_empty"):
+        if name in _BLANK:
             return program.filled(shape, 0, dtype)
         if name in ("ones", "ones_like", "new_ones"):
             return program.filled(shape, 1, dtype)
@@ -456,10 +510,30 @@ class Interpreter:
             if isinstance(number, Value):
                 return _reshaped(self._cast(number, dtype), shape)
             return program.filled(shape, number, dtype)
-        if name in ("arange", "eye"):
-            make: Any = torch.arange if name == "arange" else torch.eye
-            return program.constant(make(*args, dtype=dtype))
+        if name in ("arange", "eye", "linspace", "logspace"):
+            return program.constant(getattr(torch, name)(*args, dtype=dtype))
+        if name == "fill":
+            return self._made("full_like", args, options, shape, dtype)
+        if name == "constant_pad_nd":
+            return self._padded(args, shape, dtype)
         return None
+
+    def _padded(self, args: list[Any], shape: Any, dtype: torch.dtype) -> Value:
+        """``args[0]`` with numbers before and behind it, the last axis first."""
+        value, widths, number = _filled(args, (None, None, 0))
+        for i in range(len(widths) // 2):
+            dim = len(shape) - 1 - i
+            parts = []
+            for part in (widths[2 * i], None, widths[2 * i + 1]):
+                if part is not None and part < 0:
+                    raise Unsupported("it pads by less than nothing")
+                size = (*value.shape[:dim], part, *value.shape[dim + 1 :])
+                parts.append(value if part is None else self.program.filled(size, number, dtype))
+            parts = [x for x in parts if x.shape[dim]]
+            wide = (*value.shape[:dim], shape[dim], *value.shape[dim + 1 :])
+            if len(parts) > 1:
+                value = self._joined("cat", parts, dim, wide, dtype)
+        return cast("Value", value)
 
     # Sums.
 
@@ -528,6 +602,13 @@ class Interpreter:
         product = self._two("mul", [left, right], {}, wide, dtype)
         total = program.fold("add", product, [rank - 1], (*wide[:-2], wide[-1]), dtype)
         return _reshaped(total, shape) if name == "mv" else total
+
+
+def _sketched(x: Any) -> Any:
+    """Something of the same dtype and of as many axes, for PyTorch's rules of promotion."""
+    if not isinstance(x, Value):
+        return x
+    return torch.empty((1,) * len(x.shape), dtype=x.dtype, device="meta")
 
 
 def _filled(args: list[Any], defaults: tuple[Any, ...]) -> tuple[Any, ...]:

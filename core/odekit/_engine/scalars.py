@@ -19,9 +19,18 @@ import torch
 LARGEST = 12_000
 """Lines beyond which straight-line code is no longer a good idea."""
 
+DTYPES = frozenset(
+    (torch.float32, torch.float64, torch.bool, torch.int64, torch.int32, torch.uint8)
+)
+"""Those that code can be written for."""
+
 
 class Unsupported(Exception):
     """The function cannot be written this way; the text says why."""
+
+
+class Mismatch(Exception):
+    """Compiled code does not do what the field does."""
 
 
 class Line(NamedTuple):
@@ -87,6 +96,8 @@ class Program:
         self, op: str, args: tuple[Any, ...], dtype: torch.dtype, *, looped: bool | None = None
     ) -> int:
         """The number of the line, which is new only if there is none like it."""
+        if dtype not in DTYPES:
+            raise Unsupported(f"it has numbers of {dtype}")
         key: tuple[Any, ...] = (op, args, dtype)
         if op == "number" and args[0] != args[0]:
             key = (op, "nan", dtype)
@@ -108,8 +119,8 @@ class Program:
         return len(self.lines) - 1
 
     def number(self, value: Any, dtype: torch.dtype) -> int:
-        """A constant."""
-        return self.add("number", (bool(value) if dtype is torch.bool else value,), dtype)
+        """A constant, as its dtype holds it."""
+        return self.add("number", (_converted(value, dtype),), dtype)
 
     def cast(self, line: int, dtype: torch.dtype) -> int:
         """The same number in another dtype."""
@@ -117,7 +128,7 @@ class Program:
         if seen.dtype is dtype:
             return line
         if seen.op == "number":
-            return self.number(_converted(seen.args[0], dtype), dtype)
+            return self.number(seen.args[0], dtype)
         return self.add("cast", (line,), dtype)
 
     def input(
@@ -229,4 +240,9 @@ class Program:
 def _converted(value: Any, dtype: torch.dtype) -> Any:
     if dtype is torch.bool:
         return bool(value)
-    return float(value) if dtype.is_floating_point else int(value)
+    if not dtype.is_floating_point:
+        return int(value)
+    if dtype is torch.float32:
+        with np.errstate(over="ignore"):
+            return float(np.float32(value))
+    return float(value)

@@ -19,11 +19,13 @@ from torch.autograd import forward_ad
 from odekit._engine.compiled import NoCompiler, is_transformed
 from odekit._engine.identity import Identity
 from odekit._engine.machine import Machine, save_of
-from odekit._engine.native import Mismatch, check_machine, find_machine, run_machine
-from odekit._engine.scalars import Unsupported
+from odekit._engine.native import check_machine, find_machine, run_machine
+from odekit._engine.scalars import Mismatch, Unsupported
+from odekit._engine.step_graphs import CompiledSolver, Graphs, check_graphs, compiled_solver
 from odekit.errors import CompileWarning
 from odekit.problem import Integrate, Problem, Trajectory
-from odekit.trees import flatten, leaves_of
+from odekit.solver import FlatField, Solver
+from odekit.trees import Structure, flatten, leaves_of
 
 KEPT = 32
 """Compiled solves that are remembered, the least used forgotten first."""
@@ -34,7 +36,20 @@ class _Refused:
 
 
 _REFUSED = _Refused()
-_known: OrderedDict[Any, tuple[Machine | _Refused, list[Any]]] = OrderedDict()
+_known: OrderedDict[Any, tuple[Machine | Graphs | _Refused, list[Any]]] = OrderedDict()
+
+
+def _forget() -> None:
+    while len(_known) > KEPT:
+        _known.popitem(last=False)
+
+
+def _plain(solver: Solver) -> Solver:
+    return solver.inner if isinstance(solver, CompiledSolver) else solver
+
+
+def _is_tensor(x: Any) -> bool:
+    return isinstance(x, Tensor)
 
 
 class Tiers:
@@ -56,14 +71,88 @@ class Tiers:
         """Take the code of the latest solve from now on, without a look at the field."""
         self.frozen = self.latest
 
+    def prepare(self, problem: Problem) -> Problem:
+        """The problem with a solver whose steps are compiled where the engine's loop takes them."""
+        self.flat, self.params = problem.field, problem.params
+        self.steps: dict[Any, Graphs | None] = {}
+        self.identity: Identity | None = None
+        return replace(problem, solver=compiled_solver(problem.solver, self._graphs))
+
     def __call__(self, problem: Problem) -> Trajectory:
         """Integrate by the first tier that can."""
         if is_transformed() or _is_dual(problem):
-            return self.eager(problem)
-        if problem.observer is not None or _wants_gradients(problem):
-            return self.eager(problem)
-        found = self._native(problem)
-        return self.eager(problem) if found is None else found
+            return self.eager(replace(problem, solver=_plain(problem.solver)))
+        own = problem.field is self.flat and problem.observer is None
+        if own and not _wants_gradients(problem):
+            found = self._native(replace(problem, solver=_plain(problem.solver)))
+            if found is not None:
+                return found
+        trajectory = self.eager(problem)
+        if any(graphs is not None for graphs in self.steps.values()):
+            stats = replace(trajectory.stats, tier="step")
+            return replace(trajectory, stats=stats)
+        return trajectory
+
+    # Steps as graphs.
+
+    def _graphs(
+        self,
+        solver: Solver,
+        field: FlatField,
+        t: Tensor,
+        h: Tensor,
+        y: Tensor,
+        memory: list[Tensor],
+        spec: Structure,
+    ) -> Graphs | None:
+        """The compiled step for these inputs: known, or made and checked now; None for none."""
+        if field is not self.flat or is_transformed():
+            return None
+        graph = torch.is_grad_enabled()
+        seen = [(x.shape, x.dtype, graph and x.requires_grad) for x in (t, y, *memory)]
+        key = (graph, h.shape, *seen)
+        if key not in self.steps:
+            self.steps[key] = self._known_graphs(key, solver, (t, h, y, memory, spec))
+        return self.steps[key]
+
+    def _known_graphs(self, key: Any, solver: Solver, inputs: tuple[Any, ...]) -> Graphs | None:
+        if self.identity is None:
+            plain = [x for x in self.leaves if not isinstance(x, Tensor)]
+            self.identity = Identity(self.field, solver, plain)
+        wanted = [(x.shape, x.dtype, x.requires_grad) for x in self.leaves if _is_tensor(x)]
+        flags = [x.requires_grad for x in self.params]
+        whole = (
+            *("step", key, self.identity.key, str(self.structure), tuple(wanted), tuple(flags)),
+            *(str(inputs[-1]), str(inputs[2].device), torch.get_num_threads()),
+        )
+        found = _known.get(whole)
+        if found is None or not self.identity.complete:
+            found = _known[whole] = self._made_graphs(key[0], solver, inputs), self.identity.kept
+            _forget()
+        _known.move_to_end(whole)
+        graphs = found[0]
+        if not isinstance(graphs, Graphs):
+            return None
+        return graphs.bound({i: self.leaves[place] for i, place in graphs.of_args.items()})
+
+    def _made_graphs(
+        self, graph: bool, solver: Solver, inputs: tuple[Any, ...]
+    ) -> Graphs | _Refused:
+        t, h, y, memory, spec = inputs
+        try:
+            graphs = Graphs(solver, self.flat, t, h, y, memory, spec, self.params, graph=graph)
+            of_args = {id(x): i for i, x in enumerate(self.leaves)}
+            graphs.of_args = {
+                i: of_args[id(x)] for i, x in enumerate(graphs.captured) if id(x) in of_args
+            }
+            check_graphs(graphs, solver, self.flat, t, h, y, memory, spec, self.params)
+        except Unsupported as reason:
+            _warn(str(reason), "eager")
+        except Mismatch as reason:
+            _warn(f"compiled code gave other numbers and is not used: {reason}", "eager")
+        else:
+            return graphs
+        return _REFUSED
 
     def _native(self, problem: Problem) -> Trajectory | None:
         controller = problem.controller.with_tolerances(problem.rtol, problem.atol)
@@ -102,10 +191,9 @@ class Tiers:
         if found is None or not identity.complete:
             machine = self._made(problem)
             found = _known[key] = machine, identity.kept
-            while len(_known) > KEPT:
-                _known.popitem(last=False)
+            _forget()
         _known.move_to_end(key)
-        return None if isinstance(found[0], _Refused) else found[0]
+        return found[0] if isinstance(found[0], Machine) else None
 
     def _made(self, problem: Problem) -> Machine | _Refused:
         controller = problem.controller
@@ -120,8 +208,8 @@ class Tiers:
                     if id(x) in of_args
                 }
                 check_machine(machine, problem, bound, {})
-        except Unsupported as reason:
-            _warn(f"the solve cannot be written as machine code: {reason}", "eager")
+        except Unsupported:
+            pass  # the tier of steps will say what it cannot do either
         except NoCompiler as reason:
             _warn(str(reason), "eager")
         except Mismatch as reason:

@@ -2,22 +2,33 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch._decomp import core_aten_decompositions
+from torch._decomp import core_aten_decompositions, get_decompositions
 from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
+from torch.overrides import TorchFunctionMode
 
 from odekit._engine.c_code import Array, Stage
 from odekit._engine.scalar_ops import Interpreter
 from odekit._engine.scalars import Program, Unsupported, Value
+from odekit.trees import leaves_of
 
 _HARMLESS = frozenset(("aten.squeeze_.dim", "aten.squeeze_.dims", "aten.unsqueeze_.default"))
 """They write no number, only a shape."""
+
+
+@functools.cache
+def _decompositions() -> Any:
+    """Operations in terms of others, down to those that `Interpreter` knows."""
+    aten = torch.ops.aten
+    more = (aten.elu, aten.leaky_relu, aten._softmax, aten._log_softmax, aten.native_layer_norm)
+    return {**core_aten_decompositions(), **get_decompositions(more)}
 
 
 class Given(NamedTuple):
@@ -45,14 +56,14 @@ def trace(function: Callable[..., Any], args: Sequence[Tensor]) -> GraphModule:
     Raises:
         Unsupported: it does something that a graph cannot say.
     """
-    table: Any = core_aten_decompositions()
+    table = _decompositions()
     failures = []
     for pure in (torch.func.functionalize(function, remove="mutations_and_views"), function):
         maker = make_fx(
             pure, decomposition_table=table, tracing_mode="fake", _allow_non_fake_inputs=True
         )
         try:
-            with torch.no_grad():
+            with torch.no_grad(), _Watch():
                 graph = maker(*(x.detach().clone() for x in args))
         except Unsupported:
             raise
@@ -66,6 +77,32 @@ def trace(function: Callable[..., Any], args: Sequence[Tensor]) -> GraphModule:
         return graph
     text = str(failures[0]).strip().split("\n")[0]
     raise Unsupported(f"it cannot be traced: {type(failures[0]).__name__}: {text}")
+
+
+_READS = {
+    *(Tensor.item, Tensor.tolist, Tensor.numpy, Tensor.__array__, Tensor.data_ptr),
+    *(Tensor.__float__, Tensor.__int__, Tensor.__bool__, Tensor.__index__, Tensor.__complex__),
+    Tensor.data.__get__,  # type: ignore[attr-defined]
+}
+_COPIES = {torch.tensor, torch.as_tensor, torch.asarray, torch.scalar_tensor, Tensor.new_tensor}
+
+
+class _Watch(TorchFunctionMode):
+    """Refuses what would make the numbers of a tensor part of the code, unseen by the tracer."""
+
+    def __torch_function__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        """Call it, if it reads no number out of a tensor."""
+        name = getattr(function, "__name__", str(function))
+        if function in _READS:
+            raise Unsupported(f"it reads numbers out of a tensor: Tensor.{name}")
+        if function in _COPIES:
+            given = args[1:] if function is Tensor.new_tensor else args
+            found = leaves_of((given, kwargs))
+            if any(isinstance(x, Tensor) for x in found) and found[:1] != [*given[:1]]:
+                raise Unsupported(f"it makes a tensor of the numbers of others: {name}")
+        return function(*args, **(kwargs or {}))
 
 
 class Outside:
@@ -91,7 +128,13 @@ class _Reader:
         self.places: dict[str, tuple[tuple[int, ...], int | None]] = {}
 
     def value(self, tensor: Tensor) -> Value:
-        """The tensor as the program has it; whole numbers are part of the code."""
+        """The tensor as the program has it; whole numbers are part of the code.
+
+        Raises:
+            Unsupported: it is none that code could read.
+        """
+        if tensor.layout is not torch.strided or tensor.device.type != "cpu":
+            raise Unsupported(f"it reads a tensor that is {tensor.layout} on {tensor.device}")
         if not tensor.dtype.is_floating_point or tensor.numel() == 0:
             return self.program.constant(tensor.detach())
         name, shape, loop = self.outside.name_of(tensor), tuple(tensor.shape), None
