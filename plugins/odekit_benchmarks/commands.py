@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from odekit_benchmarks.discovery import discovery
+from odekit_benchmarks.speed import speed
 
 
 def build_group() -> typer.Typer:
@@ -15,6 +16,7 @@ def build_group() -> typer.Typer:
     )
     group.callback(invoke_without_command=True)(_group)
     group.command()(discovery)
+    group.command()(speed)
     return group
 
 
