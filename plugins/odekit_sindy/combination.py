@@ -27,6 +27,8 @@ class Combination:
         if rules is not None:
             self.c = rules.complete(self.c)
         self.beyond = library.derivative.shape[1] - library.size if library.customs else 0
+        self.gather: list[np.ndarray] | None = None
+        self.waves = False
         self.more: list[tuple[np.ndarray, np.ndarray]] = []
         if sensitivities:
             d, size = library.dim, library.size + self.beyond
@@ -43,17 +45,33 @@ class Combination:
                     for hot, term in rules.followed(models)
                 ]
         else:
-            self.c = self._padded()
+            used = np.flatnonzero(self.c.any(axis=(0, 1)))
+            self.gather = library.functions.factors(used)
+            self.c = self._padded() if self.gather is None else self.c.take(used, axis=2)
+            last = library.exponents.shape[1]
+            self.waves = self.gather is not None and any((r > last).any() for r in self.gather)
 
     def _padded(self) -> np.ndarray:
         """Coefficients with zeros for the functions beyond the members, ``(B, d, L+)``."""
         return np.pad(self.c, ((0, 0), (0, 0), (0, self.beyond))) if self.beyond else self.c
+
+    def _products(self, point: np.ndarray) -> np.ndarray:
+        """The functions that have a coefficient, ``(B, U, M)``."""
+        assert self.gather is not None
+        table = self.library.functions.table(point, self.waves)
+        first, *rest = self.gather
+        values = table.take(first, axis=1)
+        for rows in rest:
+            values *= table.take(rows, axis=1)
+        return values
 
     def __call__(
         self, point: np.ndarray, z: np.ndarray | None
     ) -> tuple[np.ndarray, np.ndarray | None]:
         """Slopes ``(B, d, M)`` and tangents ``(B, d, p, M)``."""
         count, d = len(point), self.dim
+        if z is None and self.gather is not None:
+            return self.c @ self._products(point), None
         theta = self.library.evaluate_all(point)
         slopes = self.c @ theta
         if z is None:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, final
 import numpy as np
 
 from odekit_sindy.customs import EXPONENTIALS, Key, compiled, key_of
-from odekit_sindy.wave_products import multiplied
+from odekit_sindy.wave_products import WAVES, WaveProduct, multiplied
 
 if TYPE_CHECKING:
     from odekit_sindy.library import Library
@@ -67,9 +67,52 @@ class Functions:
         for p in range(1, high):
             np.multiply(powers[..., p - 1, :], x, out=powers[..., p, :])
         table = powers.reshape(*x.shape[:-2], v * high, x.shape[-1])
-        out = np.take(table, self._gather[0], axis=-2)
+        out = table.take(self._gather[0], axis=-2)
         for rows in self._gather[1:]:
-            out *= np.take(table, rows, axis=-2)
+            out *= table.take(rows, axis=-2)
+        return out
+
+    def factors(self, chosen: np.ndarray) -> list[np.ndarray] | None:
+        """Members as products of rows of `table`, for few points at a time.
+
+        Args:
+            chosen: which members, ``(U,)``.
+
+        Returns:
+            Rows to multiply, one array ``(U,)`` for each factor, row 0 where there are fewer; None
+            where a member is no such product.
+        """
+        customs = self.library.customs
+        own = self.library.size - (customs.size if customs else 0)  # formulas have units of theirs
+        rows = [self._rows_of(self.library.keys[i]) if i < own else None for i in chosen]
+        out = np.zeros((max((len(row or ()) for row in rows), default=0) or 1, len(rows)), int)
+        for i, row in enumerate(rows):
+            if row is None:
+                return None
+            out[: len(row), i] = row
+        return list(out)
+
+    def _rows_of(self, key: Key) -> list[int] | None:
+        v = self.exponents.shape[1]
+        if isinstance(key, WaveProduct):
+            first, second = self._rows_of(key.first), self._rows_of(key.second)
+            return None if first is None or second is None else first + second
+        if key[0] in WAVES:
+            return [1 + v + self.dim * WAVES.index(str(key[0])) + int(key[1])]
+        if len(key) != v or isinstance(key[0], str):
+            return None
+        return [1 + i for i, power in enumerate(key) for _ in range(int(power))]
+
+    def table(self, x: np.ndarray, waves: bool) -> np.ndarray:
+        """A one, the variables and, if asked, sines and cosines: ``(B, rows, M)``."""
+        v = self.exponents.shape[1]
+        out = np.empty((len(x), 1 + v + 2 * self.dim * waves, x.shape[2]))
+        out[:, 0] = 1.0
+        out[:, 1 : 1 + v] = x[:, :v]
+        if waves:
+            angle = x[:, : self.dim] * self.frequency[:, None]
+            np.sin(angle, out=out[:, 1 + v : 1 + v + self.dim])
+            np.cos(angle, out=out[:, 1 + v + self.dim :])
         return out
 
     @cached_property

@@ -2,9 +2,8 @@
 
 A trajectory is cut into segments, each with its own start state; data residuals and the gaps
 between segments are minimised together by Levenberg-Marquardt. Short segments keep chaotic and
-badly started models tame, and raising the weight of the gaps closes them. Sensitivities obey
-``Z' = (df/dx) Z + df/dc`` and are integrated with the states by the same Runge-Kutta steps, so
-Jacobians are exact for the discretised problem. Many models are fitted side by side.
+badly started models tame, and raising the weight of the gaps closes them. Jacobians are exact for
+the discretised problem, see `odekit_sindy.course`. Many models are fitted side by side.
 
 Shapes: ``B`` models, ``M`` segments, ``Q`` intervals a segment, ``d`` states, ``k`` terms,
     ``n = d + k`` columns of a segment's sensitivity.
@@ -16,11 +15,12 @@ Source: H. G. Bock, "Recent advances in parameter identification techniques for 
 
 from __future__ import annotations
 
-from typing import Generic, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
 
 from odekit_sindy.budget import Stop, never
+from odekit_sindy.course import Course, follow, in_parts
 from odekit_sindy.dynamics import Dynamics
 from odekit_sindy.layout import Layout
 from odekit_sindy.least_squares import BOLD, Normal, Trial, damped_step, descend
@@ -29,8 +29,6 @@ from odekit_sindy.rules import signed_step
 
 D = TypeVar("D", bound=Dynamics)
 
-HUGE = 1e6
-LONG = 1e60
 FLOOR = 3e-4
 """Default of the smallest noise level, relative to a state's standard deviation."""
 
@@ -68,25 +66,10 @@ class Shooting(Generic[D]):
         Columns of the sensitivities: the segment's start state, then the coefficients. Values
         that are not finite become `HUGE` (states) and zero (sensitivities).
         """
-        lay = self.layout
         count = substeps or self.substeps
-        slopes = _Slopes(models, self.dynamics, lay, sensitivities)
-        x = models.start
-        z = slopes.identity() if sensitivities else None
-        xs, zs = [x], [z]
-        with np.errstate(over="ignore", invalid="ignore"):
-            for i in range(len(lay.step)):
-                h = lay.step[i] / count
-                for s in range(count):
-                    x, z = slopes.step(x, z, h, i, s / count, 1 / count)
-                xs.append(x)
-                zs.append(z)
-        nodes = np.nan_to_num(np.stack(xs), nan=HUGE, posinf=HUGE, neginf=-HUGE)
-        if not sensitivities:
-            return nodes, None
-        tangent = np.stack([v for v in zs if v is not None])
-        # A tangent this long is of no use, and its square would overflow.
-        return nodes, np.where(np.abs(tangent) < LONG, tangent, 0.0)
+        if sensitivities:
+            return in_parts(models, self.dynamics, self.layout, count)
+        return follow(models, self.dynamics, self.layout, count, kept=False).nodes, None
 
     def statistics(self, models: Models) -> tuple[np.ndarray, np.ndarray]:
         """Squared residuals over the noise's shape and squared gaps, each summed to ``(B, d)``."""
@@ -141,24 +124,25 @@ class Shooting(Generic[D]):
         models = models.pick(range(len(models)))
         if self.stop():
             return models
-        now = self.normal(models, sigma, tightness)
+        now = _Equations(self, models, sigma, tightness)
         states = models.start[0].size if states_only else None
 
         def attempt(rows: np.ndarray, lam: np.ndarray) -> Trial:
-            here, h, g = models.pick(rows), now.h[rows], now.g[rows]
+            here, (h, g) = models.pick(rows), now.at(rows)
             if states is None:
                 step = signed_step(damped_step, here, h, g, lam)
             else:
                 step = np.zeros_like(g)
                 step[:, :states] = damped_step(h[:, :states, :states], g[:, :states], lam)
             trial = here.moved(step, self.layout.low, self.layout.high)
-            new = self.normal(trial, sigma[rows], tightness)
+            course = follow(trial, self.dynamics, self.layout, self.substeps, kept=True)
+            residuals = _Residuals.of(self.layout, trial, course.nodes, sigma[rows], tightness)
 
             def keep(better: np.ndarray, _: np.ndarray) -> None:
                 models.put(rows[better], trial.pick(np.flatnonzero(better)))
-                now.put(rows, new, better)
+                now.put(rows, better, course, residuals.cost)
 
-            return Trial(now.cost[rows], new.cost, keep)
+            return Trial(now.cost[rows], residuals.cost, keep)
 
         descend(attempt, len(models), iterations, tolerance, BOLD, stop=self.stop)
         return models
@@ -206,60 +190,68 @@ class Shooting(Generic[D]):
         return 32
 
 
-class _Slopes:
-    """Right-hand sides of states and sensitivities for a batch, and one Runge-Kutta step."""
+class _Equations:
+    """Gauss-Newton equations of models on their way, found where a step starts from them.
+
+    A quarter of all attempts end in models from which no step starts: worse ones, and last ones.
+    """
 
     def __init__(
-        self, models: Models, dynamics: Dynamics, layout: Layout, sensitivities: bool
+        self, shooting: Shooting[Any], models: Models, sigma: np.ndarray, tightness: float
     ) -> None:
-        self.layout = layout
-        self.slope = dynamics.bind(models, sensitivities)
-        self.shape = (len(models), layout.dim, models.flat.shape[1], layout.segments)
+        self.shooting, self.models = shooting, models
+        self.sigma, self.tightness = sigma, tightness
+        lay = shooting.layout
+        self.course = follow(models, shooting.dynamics, lay, shooting.substeps, kept=True)
+        self.cost = _Residuals.of(lay, models, self.course.nodes, sigma, tightness).cost
+        unknowns = models.start[0].size + models.flat.shape[1]
+        self.h = np.empty((len(models), unknowns, unknowns))
+        self.g = np.empty((len(models), unknowns))
+        self.stale = np.ones(len(models), dtype=bool)
 
-    def identity(self) -> np.ndarray:
-        """Sensitivities at a segment's start, ``(B, d, n, M)``."""
-        count, d, k, segments = self.shape
-        z = np.zeros((count, d, d + k, segments))
-        z[:, np.arange(d), np.arange(d)] = 1.0
-        return z
+    def at(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Curvature ``(b, c, c)`` and gradient ``(b, c)`` of the models ``rows (b,)``."""
+        old = rows[self.stale[rows]]
+        if len(old):
+            models, course = self.models.pick(old), self.course.pick(old)
+            columns = models.start.shape[1] + models.flat.shape[1]
+            z = course.tangents(self.shooting.dynamics.bind(models, True), columns)
+            sigma = self.sigma[old]
+            new = _normal(self.shooting.layout, models, course.nodes, z, sigma, self.tightness)
+            self.h[old], self.g[old] = new.h, new.g
+            self.stale[old] = False
+        return self.h[rows], self.g[rows]
 
-    def __call__(
-        self, x: np.ndarray, z: np.ndarray | None, i: int, fraction: float
-    ) -> tuple[np.ndarray, np.ndarray | None]:
-        lay = self.layout
-        point = np.minimum(np.maximum(x, lay.low[:, None]), lay.high[:, None])
-        if lay.inputs.shape[1]:
-            u = (1 - fraction) * lay.inputs[i] + fraction * lay.inputs[i + 1]
-            u = np.broadcast_to(u, (len(x), *u.shape))
-            point = np.concatenate([point, u], axis=1)
-        return self.slope(point, z)
-
-    def step(
-        self, x: np.ndarray, z: np.ndarray | None, h: np.ndarray, i: int, at: float, part: float
-    ) -> tuple[np.ndarray, np.ndarray | None]:
-        """The classical fourth-order step from fraction ``at`` of interval ``i`` over ``part``."""
-        k1, m1 = self(x, z, i, at)
-        k2, m2 = self(x + 0.5 * h * k1, _add(z, 0.5 * h, m1), i, at + 0.5 * part)
-        k3, m3 = self(x + 0.5 * h * k2, _add(z, 0.5 * h, m2), i, at + 0.5 * part)
-        k4, m4 = self(x + h * k3, _add(z, h, m3), i, at + part)
-        x = x + h / 6 * (k1 + 2 * (k2 + k3) + k4)
-        if z is None or m1 is None or m2 is None or m3 is None or m4 is None:
-            return x, None
-        m2 += m3
-        m2 *= 2
-        m2 += m1
-        m2 += m4
-        m2 *= h / 6
-        m2 += z
-        return x, m2
+    def put(self, rows: np.ndarray, better: np.ndarray, course: Course, cost: np.ndarray) -> None:
+        """Take over, for the models ``rows (b,)``, what is ``better (b,)`` of an attempt."""
+        self.course.put(rows, course, better)
+        self.cost[rows[better]] = cost[better]
+        self.stale[rows[better]] = True
 
 
-def _add(z: np.ndarray | None, h: np.ndarray, slope: np.ndarray | None) -> np.ndarray | None:
-    if z is None or slope is None:
-        return None
-    out: np.ndarray = h * slope
-    out += z
-    return out
+class _Residuals(NamedTuple):
+    """What is left of data and of gaps, weighted.
+
+    Attributes:
+        data: ``(Q + 1, B, d, M)``.
+        gap: ``(B, d, M)``.
+        cost: the sum of their squares, ``(B,)``.
+    """
+
+    data: np.ndarray
+    gap: np.ndarray
+    cost: np.ndarray
+
+    @classmethod
+    def of(
+        cls, lay: Layout, models: Models, nodes: np.ndarray, sigma: np.ndarray, tightness: float
+    ) -> _Residuals:
+        """At the nodes of some models."""
+        r = (nodes - lay.y[:, None]) * (lay.weight[:, None] / sigma[:, :, None])
+        gap = np.where(lay.linked, nodes[-1] - np.roll(models.start, -1, axis=2), 0.0)
+        gap *= (tightness / sigma)[:, :, None]
+        cost = np.minimum((r**2).sum((0, 2, 3)) + (gap**2).sum((1, 2)), 1e30)
+        return cls(r, gap, cost)
 
 
 def _normal(
@@ -276,9 +268,7 @@ def _normal(
     k, states = n - d, segments * d
     stiff = tightness / sigma  # (B, d)
     weight = lay.weight[:, None] / sigma[:, :, None]  # (Q + 1, B, d, M)
-    r = (nodes - lay.y[:, None]) * weight
-    gap = np.where(lay.linked, nodes[-1] - np.roll(models.start, -1, axis=2), 0.0)
-    gap *= stiff[:, :, None]
+    r, gap, cost = _Residuals.of(lay, models, nodes, sigma, tightness)
     ends = z[-1] * np.where(lay.linked, stiff[:, :, None], 0.0)[:, :, None]
     rows = np.concatenate([z * weight[:, :, :, None], ends[None]])
     local = rows.transpose(1, 4, 0, 2, 3).reshape(count, segments, -1, n)
@@ -311,5 +301,4 @@ def _normal(
     h[:, states:, states:] = block[..., d:, d:].sum(1)
     g[:, :states] = gs.reshape(count, states)
     g[:, states:] = vector[..., d:].sum(1)
-    cost = np.minimum((r**2).sum((0, 2, 3)) + (gap**2).sum((1, 2)), 1e30)
     return Normal(cost, h, g)

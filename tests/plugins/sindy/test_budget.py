@@ -6,11 +6,10 @@ import numpy as np
 import pytest
 
 import odekit
-from odekit_sindy import discovery, gaussian_process
+from odekit_sindy import discovery, gaussian_process, shooting
 from odekit_sindy.budget import GRACE, Budget
 from odekit_sindy.gaussian_process import Series
 from odekit_sindy.least_squares import WARY, Trial, descend
-from odekit_sindy.shooting import Shooting
 
 
 class Clock:
@@ -90,13 +89,18 @@ def test_least_squares_and_curves_stop_between_steps():
 
 
 def watched(monkeypatch, limit):
-    """Searches whose clock moves by a second with every linearisation and every evidence."""
+    """Searches whose clock moves by a second with every attempt of a fit and every evidence."""
     clock = Clock()
     work = Work(clock, limit)
     monkeypatch.setattr(
         discovery, "Budget", lambda seconds, listener: Budget(seconds, listener, clock)
     )
-    monkeypatch.setattr(Shooting, "normal", work.counted(Shooting.normal))
+    plain, counted = shooting.follow, work.counted(shooting.follow)
+
+    def follow(*args, kept):
+        return (counted if kept else plain)(*args, kept=kept)
+
+    monkeypatch.setattr(shooting, "follow", follow)
     evidence = gaussian_process.negative_evidence
     monkeypatch.setattr(gaussian_process, "negative_evidence", work.counted(evidence))
     return work

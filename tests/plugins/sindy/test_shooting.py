@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import sympy
 from scipy.integrate import solve_ivp
 
+from odekit_sindy import course
+from odekit_sindy.combination import Combination
+from odekit_sindy.customs import Customs
 from odekit_sindy.data import Dataset, Trajectory
 from odekit_sindy.layout import arrange
 from odekit_sindy.least_squares import damped_step
@@ -197,3 +201,127 @@ def test_damping_shortens_the_step_and_unused_columns_stay():
     np.testing.assert_allclose(free[:2], -np.linalg.solve(h[0, :2, :2], g[0, :2]), rtol=1e-9)
     assert free[2] == 0
     assert np.linalg.norm(damped_step(h, g, np.array([10.0]))) < np.linalg.norm(free)
+
+
+class Counted:
+    """A family that notes its calls: models and points of each, and whether tangents go along."""
+
+    def __init__(self, inner):
+        self.inner = inner
+        self.bound, self.calls = [], []
+
+    def bind(self, models, sensitivities):
+        self.bound.append((sensitivities, len(models)))
+        slope = self.inner.bind(models, sensitivities)
+
+        def counted(point, z):
+            self.calls.append((z is not None, point.shape[2]))
+            return slope(point, z)
+
+        return counted
+
+
+def several(shooting, start, count=3):
+    generator = np.random.default_rng(5)
+    values = [TRUE * generator.uniform(0.7, 1.3, 4) for _ in range(count)]
+    starts = [start * generator.uniform(0.8, 1.2, start.shape) for _ in range(count)]
+    return Models.of([SUPPORT] * count, values, starts, 6)
+
+
+@pytest.mark.parametrize("steps", [2, 3, 7, 1000])
+def test_sensitivities_of_many_steps_at_once_are_those_of_one_after_another(
+    problem, steps, monkeypatch
+):
+    shooting, start = problem
+    models = several(shooting, start)
+    numbers = models.start.size * 6
+    monkeypatch.setattr(course, "AT_ONCE", numbers)
+    nodes, one = shooting.integrate(models, sensitivities=True)
+    monkeypatch.setattr(course, "AT_ONCE", steps * numbers)
+    again, many = shooting.integrate(models, sensitivities=True)
+    np.testing.assert_array_equal(again, nodes)
+    np.testing.assert_allclose(many, one, rtol=1e-11, atol=1e-11)
+    assert np.abs(one[-1]).max() > 1
+
+
+def test_long_trajectories_are_followed_in_parts(problem, monkeypatch):
+    shooting, start = problem
+    models = several(shooting, start)
+    nodes, whole = shooting.integrate(models, sensitivities=True)
+    monkeypatch.setattr(course, "KEPT", 2 * 4 * 4 * 3 * 2 * shooting.layout.segments)
+    again, parts = shooting.integrate(models, sensitivities=True)
+    np.testing.assert_array_equal(again, nodes)
+    np.testing.assert_allclose(parts, whole, rtol=1e-11, atol=1e-11)
+
+
+def test_sensitivities_of_small_problems_take_few_calls(problem):
+    shooting, start = problem
+    family = Counted(shooting.dynamics)
+    small = Shooting(shooting.layout, family, substeps=4)
+    small.integrate(several(shooting, start), sensitivities=True)
+    steps = 4 * len(shooting.layout.step)
+    pushed = [points for with_tangents, points in family.calls if with_tangents]
+    assert len(pushed) == 4
+    assert pushed == [steps * shooting.layout.segments] * 4
+    assert len(family.calls) == 4 + 4 * steps
+
+
+def test_a_fit_asks_for_sensitivities_only_where_a_step_starts(problem):
+    shooting, start = problem
+    family = Counted(shooting.dynamics)
+    sigma = np.full((3, 2), 0.1)
+    models = several(shooting, start)
+    plain = Shooting(shooting.layout, shooting.dynamics, 4).fit(models, sigma, 10.0, 12)
+    fitted = Shooting(shooting.layout, family, 4).fit(models, sigma, 10.0, 12)
+    np.testing.assert_array_equal(fitted.c, plain.c)
+    tried = sum(count for tangents, count in family.bound if not tangents)
+    linearised = sum(count for tangents, count in family.bound if tangents)
+    assert 3 <= linearised <= tried - 3  # the last of each is never linearised
+    # Gauss-Newton at the end: no gradient is left.
+    normal = Shooting(shooting.layout, shooting.dynamics, 4).normal(fitted, sigma, 10.0)
+    first = Shooting(shooting.layout, shooting.dynamics, 4).normal(models, sigma, 10.0)
+    assert (np.abs(normal.g).max(1) < 1e-2 * np.abs(first.g).max(1)).all()
+
+
+@pytest.mark.parametrize(
+    "library",
+    [
+        *(Library(2, degree, inputs=1) for degree in (0, 1, 3, 5)),
+        Library(2, 2, True, 1, np.array([0.7, 1.9])),
+        Library(2, 2, True, 1, np.array([0.7, 1.9]), products=True),
+        Library(2, 2, True, 1, np.array([0.7, 1.9]), ((1, -1.0, 2.0),)),
+    ],
+    ids=lambda library: library.name.replace(" ", "_"),
+)
+def test_slopes_without_tangents_take_the_used_functions_alone(library):
+    generator = np.random.default_rng(3)
+    points = generator.standard_normal((3, 3, 9))
+    last = library.size - 1
+    for few in (0, last):  # with the last function, and without it
+        supports = [tuple(range(0, 2 * last, 2)) if few else (1, 3), (few,), ()]
+        supports = [tuple(q for q in support if q < 2 * library.size) for support in supports]
+        values = [generator.standard_normal(len(support)) for support in supports]
+        models = Models.of(supports, values, np.zeros((3, 2, 4)), library.size)
+        z = generator.standard_normal((3, 2, 2 + models.c.shape[1], 9))
+        expected = Combination(models, library, True)(points, z)[0]
+        found = Combination(models, library, False)(points, None)[0]
+        np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-12)
+        assert not found[2].any()
+
+
+def test_slopes_of_formulas_are_those_with_tangents():
+    symbols = sympy.symbols("x y")
+    formulas = [sympy.sympify(text) for text in ("x**3", "sin(3*x)", "x*exp(-y)")]
+    generator = np.random.default_rng(3)
+    points = generator.standard_normal((1, 2, 9))
+    units = np.array([2.0, 0.5])
+    raw = points[0] * units[:, None]
+    customs = Customs(formulas, [str(symbol) for symbol in symbols], units, 2, 0, raw)
+    library = Library(2, 2, customs=customs)
+    for support in ((1, 4), (1, library.size - 3), (library.size - 1,)):
+        values = generator.standard_normal(len(support))
+        models = Models.of([support], [values], np.zeros((1, 2, 4)), library.size)
+        z = generator.standard_normal((1, 2, 2 + len(support), 9))
+        expected = Combination(models, library, True)(points, z)[0]
+        found = Combination(models, library, False)(points, None)[0]
+        np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-12)
