@@ -12,7 +12,7 @@ Source: R. T. Q. Chen, Y. Rubanova, J. Bettencourt, D. Duvenaud, "Neural Ordinar
 
 from __future__ import annotations
 
-from typing import final
+from typing import ClassVar, final
 
 import torch
 from torch import Tensor
@@ -51,6 +51,8 @@ class MLP(Field):
         >>> field(torch.tensor(0.0), torch.zeros(5, 2)).shape
         torch.Size([5, 2])
     """
+
+    stackable: ClassVar[bool] = True
 
     def __init__(
         self,

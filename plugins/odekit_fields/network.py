@@ -99,6 +99,8 @@ class Network(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``(..., inputs)`` to ``(..., outputs)``, in the dtype of ``x``."""
+        if self.weights[0].dim() == 3:
+            return self._stacked(x)
         kind = x.dtype
         x = (x - self.center.to(kind)) / self.scale.to(kind)
         last = len(self.weights) - 1
@@ -107,6 +109,18 @@ class Network(nn.Module):
             if layer < last:
                 x = self._activation(x)
         return x * self.gain.to(kind)
+
+    def _stacked(self, x: Tensor) -> Tensor:
+        """Weights of many networks ``(N, ...)``, each with its own inputs ``(N, ..., inputs)``."""
+        kind, shape = x.dtype, x.shape
+        x = x.reshape(shape[0], -1, shape[-1])
+        x = (x - self.center.to(kind)[:, None]) / self.scale.to(kind)[:, None]
+        last = len(self.weights) - 1
+        for layer, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
+            x = torch.baddbmm(bias.to(kind)[:, None], x, weight.to(kind).mT)
+            if layer < last:
+                x = self._activation(x)
+        return (x * self.gain.to(kind)[:, None]).reshape(*shape[:-1], -1)
 
 
 def find_activation(name: str) -> Callable[[Tensor], Tensor]:

@@ -7,7 +7,7 @@ from odekit.plugin import Component, Kind, hookimpl
 
 @hookimpl
 def odekit_components() -> list[Component]:
-    """Five fields, each made by ``odekit.create("field", name, dim=...)``."""
+    """Six fields, each made by ``odekit.create("field", name, ...)``."""
     found = [
         ("mlp", "odekit_fields.mlp:MLP", "a network, the plain neural ODE"),
         ("linear", "odekit_fields.linear:Linear", "dy/dt = A y, with or without a constant"),
@@ -25,6 +25,11 @@ def odekit_components() -> list[Component]:
             "hamiltonian",
             "odekit_fields.hamiltonian:Hamiltonian",
             "a learned or given energy, conserved along the flow",
+        ),
+        (
+            "ensemble",
+            "odekit_fields.ensemble:Ensemble",
+            "many fields of one architecture, solved side by side from their own starts",
         ),
     ]
     return [Component(Kind.FIELD, *each) for each in found]

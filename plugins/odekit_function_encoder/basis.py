@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import itertools
+import math
 from collections.abc import Callable
 from typing import final
 
@@ -25,6 +26,19 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu": functional.gelu,
     "relu": torch.relu,
 }
+
+_ROOT = (2 * math.pi) ** 0.5
+
+SLOPES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "tanh": lambda x, a: 1 - a * a,
+    "sin": lambda x, a: torch.cos(x),
+    "silu": lambda x, a: torch.sigmoid(x) * (1 + x - a),
+    "softplus": lambda x, a: torch.sigmoid(x),
+    "elu": lambda x, a: torch.where(x > 0, 1.0, a + 1),
+    "gelu": lambda x, a: 0.5 * torch.erfc(-x / 2**0.5) + x * torch.exp(-x * x / 2) / _ROOT,
+    "relu": lambda x, a: (x > 0).to(x.dtype),
+}
+"""Derivatives of the activations, from what goes in and what comes out."""
 
 
 @final
@@ -66,7 +80,7 @@ class Basis(nn.Module):
             raise ProblemError(
                 f"unknown activation {activation!r}: {hint}write one of {', '.join(ACTIVATIONS)}"
             )
-        self._activation = ACTIVATIONS[activation]
+        self._activation, self._slope = ACTIVATIONS[activation], SLOPES[activation]
         sizes = [dim, *[width] * depth, dim]
         self.weights, self.biases = nn.ParameterList(), nn.ParameterList()
         for layer, (before, after) in enumerate(itertools.pairwise(sizes)):
@@ -88,3 +102,32 @@ class Basis(nn.Module):
             if layer < last:
                 x = self._activation(x)
         return x * self.rate.to(kind)
+
+    def linearised(self, y: Tensor, shares: Tensor) -> tuple[Tensor, Tensor]:
+        """The networks, and the Jacobian of their sum with ``shares (K,)`` of each.
+
+        ``(N, dim)`` to ``(K, N, dim)`` and ``(N, dim, dim)``, the direction before the last axis.
+        The directions go through the layers beside the values, as more rows of the same products:
+        for networks this small that is several times faster than a forward derivative by
+        ``torch.func``, which gives the same.
+        """
+        kind, (count, dim) = y.dtype, y.shape
+        x = ((y - self.center.to(kind)) / self.scale.to(kind)).expand(len(shares), -1, -1)
+        z = torch.diag_embed(1 / self.scale.to(kind))
+        last = len(self.weights) - 1
+        for layer, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
+            w = weight.to(kind)
+            x = torch.baddbmm(bias.to(kind), x, w)
+            if layer == last:
+                break
+            z = z @ w
+            a = self._activation(x)
+            # (K, N, dim, width), rows of the product with the next layer
+            z = (self._slope(x, a)[:, :, None] * z.reshape(len(w), -1, dim, w.shape[2])).flatten(
+                1, 2
+            )
+            x = a
+        rate = self.rate.to(kind)
+        ends = (w * (shares[:, None, None] * rate)).flatten(0, 1)
+        jacobian = z.transpose(0, 1).flatten(1) @ ends
+        return x * rate, jacobian.reshape(count, dim, dim)

@@ -113,6 +113,20 @@ class FunctionEncoder(Field):
             return every[0], every[1:]
         return torch.zeros_like(y), every
 
+    def linearised(self, y: Tensor, coefficients: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Member, basis and the member's Jacobian at ``y (N, dim)``, in one call.
+
+        Returns:
+            ``(N, dim)``, ``(K, N, dim)`` and ``(N, dim, dim)``, the direction before the last axis.
+        """
+        shares = coefficients.to(y.dtype)
+        if self.mean:
+            every, jacobian = self.fields.linearised(y, torch.cat([shares.new_ones(1), shares]))
+            basis = every[1:]
+            return every[0] + torch.einsum("k,knd->nd", shares, basis), basis, jacobian
+        basis, jacobian = self.fields.linearised(y, shares)
+        return torch.einsum("k,knd->nd", shares, basis), basis, jacobian
+
     def evaluate(self, y: Tensor) -> Tensor:
         """The basis alone: ``(..., dim)`` to ``(..., K, dim)``."""
         flat = self._flat(y)

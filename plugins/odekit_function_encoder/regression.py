@@ -10,13 +10,11 @@ Units: rows are slopes in units of the slopes' scale.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.func import jvp, vmap
 
 from odekit import ProblemError, TimeSeries
 from odekit_function_encoder.paths import Path
@@ -37,17 +35,13 @@ class Rows(NamedTuple):
 
 def integral_rows(encoder: FunctionEncoder, paths: Sequence[Path]) -> Rows:
     """One row per interval and state, integrals by quadrature along the smoothed path."""
-    found = [_path_rows(encoder, path) for path in paths]
-    return Rows(*(torch.cat(parts) for parts in zip(*found, strict=True)))
-
-
-def _path_rows(encoder: FunctionEncoder, path: Path) -> Rows:
-    count, points, dim = path.nodes.shape
-    mean, basis = encoder.parts(path.nodes.reshape(-1, dim))
+    nodes = torch.cat([path.nodes for path in paths])
+    count, points, dim = nodes.shape
+    mean, basis = encoder.parts(nodes.reshape(-1, dim))
     mean = mean.reshape(count, points, dim).mean(1)
     basis = basis.reshape(-1, count, points, dim).mean(2)
-    slope = path.y.diff(dim=0) / path.h[:, None]
-    return _rows(encoder, basis, slope - mean, path.h)
+    slope = torch.cat([path.y.diff(dim=0) / path.h[:, None] for path in paths])
+    return _rows(encoder, basis, slope - mean, _weight(paths))
 
 
 def slope_rows(encoder: FunctionEncoder, series: Sequence[TimeSeries], slopes: Any) -> Rows:
@@ -79,16 +73,12 @@ def slope_rows(encoder: FunctionEncoder, series: Sequence[TimeSeries], slopes: A
 
 def solved_rows(encoder: FunctionEncoder, paths: Sequence[Path], coefficients: Tensor) -> Rows:
     """One row per interval and state, linearised around the solve with ``coefficients``."""
-    found = []
-    for path in paths:
-        with warnings.catch_warnings():  # the first forward derivative makes torch warn of itself
-            warnings.filterwarnings("ignore", ".*torch.jit.script", DeprecationWarning)
-            end, change = _sensitive(encoder, path.y[:-1], path.h, coefficients)
-        h = path.h[:, None]
-        # target: what the coefficients must give, so that the linearised solve meets the data
-        gap = (path.y[1:] - end) / h + torch.einsum("nkd,k->nd", change, coefficients) / h
-        found.append(_rows(encoder, change.transpose(0, 1) / h, gap, path.h))
-    return Rows(*(torch.cat(parts) for parts in zip(*found, strict=True)))
+    start, goal = torch.cat([p.y[:-1] for p in paths]), torch.cat([p.y[1:] for p in paths])
+    h = torch.cat([path.h for path in paths])
+    end, change = _sensitive(encoder, start, h, coefficients)
+    # target: what the coefficients must give, so that the linearised solve meets the data
+    gap = (goal - end + torch.einsum("nkd,k->nd", change, coefficients)) / h[:, None]
+    return _rows(encoder, change.transpose(0, 1) / h[:, None], gap, _weight(paths))
 
 
 def _sensitive(
@@ -97,40 +87,29 @@ def _sensitive(
     """Ends ``(n, d)`` of the intervals and their derivatives ``(n, K, d)``, by RK4."""
     dt = (h / _SUBSTEPS)[:, None]
     z = y.new_zeros(len(y), encoder.count, encoder.dim)
-
-    def slopes(y: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
-        def member(y: Tensor) -> tuple[Tensor, Tensor]:
-            mean, basis = encoder.parts(y)
-            return mean + torch.einsum("k,knd->nd", coefficients, basis), basis
-
-        def along(direction: Tensor) -> Tensor:
-            change = jvp(member, (y,), (direction,))[1]
-            return change[0]  # type: ignore[no-any-return]
-
-        value, basis = member(y)
-        eye = torch.eye(y.shape[1], dtype=y.dtype)[:, None].expand(-1, len(y), -1)
-        columns = vmap(along)(eye)
-        return value, basis.transpose(0, 1) + torch.einsum("nkj,jnd->nkd", z, columns)
-
     for _ in range(_SUBSTEPS):
         ky: list[Tensor] = []
         kz: list[Tensor] = []
         for node in (0.0, 0.5, 0.5, 1.0):
             at = (y + node * dt * ky[-1], z + node * dt[..., None] * kz[-1]) if ky else (y, z)
-            value, change = slopes(*at)
+            value, basis, jacobian = encoder.linearised(at[0], coefficients)
             ky.append(value)
-            kz.append(change)
+            kz.append(torch.baddbmm(basis.transpose(0, 1), at[1], jacobian))
         y = y + dt / 6 * (ky[0] + 2 * ky[1] + 2 * ky[2] + ky[3])
         z = z + dt[..., None] / 6 * (kz[0] + 2 * kz[1] + 2 * kz[2] + kz[3])
     return y, z
 
 
-def _rows(encoder: FunctionEncoder, basis: Tensor, target: Tensor, h: Tensor) -> Rows:
-    """``(K, n, d)`` and ``(n, d)``, scaled; an interval counts by its length."""
+def _weight(paths: Sequence[Path]) -> Tensor:
+    """An interval counts by its length, relative to its own series, ``(n,)``."""
+    return torch.cat([(path.h / path.h.mean()).sqrt() for path in paths])
+
+
+def _rows(encoder: FunctionEncoder, basis: Tensor, target: Tensor, weight: Tensor) -> Rows:
+    """``(K, n, d)``, ``(n, d)`` and ``(n,)`` as rows, in units of the slopes' scale."""
     rate = encoder.fields.rate.double()
     matrix = (basis / rate).permute(1, 2, 0).reshape(-1, len(basis))
-    weight = (h / h.mean()).sqrt()[:, None].expand_as(target)
-    return Rows(matrix, (target / rate).reshape(-1), weight.reshape(-1))
+    return Rows(matrix, (target / rate).reshape(-1), weight[:, None].expand_as(target).reshape(-1))
 
 
 def posterior(

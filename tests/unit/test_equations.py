@@ -19,7 +19,7 @@ import torch
 from scipy.integrate import solve_ivp
 from scipy.stats import norm
 
-from odekit import Alternative, Equations, Field, ProblemError, Status, Term
+from odekit import Alternative, Equations, Field, ProblemError, Status, Term, solve
 
 NORMAL = norm.ppf(0.975)
 
@@ -516,3 +516,130 @@ def test_load_never_executes_what_a_term_says(hares, tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["m.json"]
     with pytest.raises(ProblemError, match="there is no file"):
         Equations.load(tmp_path / "none.json")
+
+
+def ring(size, degree=2):
+    """A ring of states with products of neighbours: many terms, most of them more than once."""
+    names = [f"x{i}" for i in range(size)]
+    terms = []
+    for i, name in enumerate(names):
+        ahead, behind = names[(i + 1) % size], names[i - 1]
+        terms += [(name, f"{ahead}^{degree - 1}*{behind}", 1.0 + i), (name, name, -1.0)]
+        terms += [(name, f"{behind}*{names[i - 2]}", -1.0), (name, "1", 8.0)]
+    return Equations(names, terms)
+
+
+def ring_slope(y, degree=2):
+    ahead, behind, far = y.roll(-1, -1), y.roll(1, -1), y.roll(2, -1)
+    weight = 1.0 + torch.arange(y.shape[-1], dtype=y.dtype)
+    return weight * ahead ** (degree - 1) * behind - y - behind * far + 8.0
+
+
+@pytest.mark.parametrize("size", [5, 30])
+@pytest.mark.parametrize("shape", [(), (3,), (2, 4), (600,)])
+def test_field_of_many_terms(size, shape):
+    field = ring(size, 3).field()
+    generator = torch.Generator().manual_seed(0)
+    y = torch.randn(*shape, size, generator=generator, dtype=torch.float64, requires_grad=True)
+    found, expected = field(torch.tensor(0.0), y), ring_slope(y, 3)
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+    weight = torch.randn(*shape, size, generator=generator, dtype=torch.float64)
+    ours = torch.autograd.grad((found * weight).sum(), [y, field.coefficients])
+    theirs = torch.autograd.grad((expected * weight).sum(), y)[0]
+    torch.testing.assert_close(ours[0], theirs, rtol=1e-11, atol=1e-11)
+    constant = field.pairs.index(("x2", "1"))
+    torch.testing.assert_close(ours[1][constant], weight[..., 2].sum())
+    torch.testing.assert_close(
+        field(torch.tensor(0.0), y.detach().float()),
+        expected.detach().float(),
+        rtol=1e-4,
+        atol=1e-4,
+    )
+
+
+def test_field_of_many_terms_takes_few_calls_for_few_points():
+    def calls(size):
+        field, y = ring(size).field(), torch.ones(size, dtype=torch.float64)
+        with torch.profiler.profile() as profile, torch.no_grad():
+            field(torch.tensor(0.0), y)
+        return sum(event.count for event in profile.key_averages())
+
+    assert calls(8) <= calls(24) + 2 <= 40
+
+
+def test_field_computes_a_term_of_several_equations_once():
+    field = Equations(["x", "y"], [(s, w, 2.0) for s in "xy" for w in ("sin(x)", "x*y")]).field()
+    assert len(field._program.outputs) == 2
+    found = field(torch.tensor(0.0), torch.tensor([[0.5, 3.0]], dtype=torch.float64))
+    torch.testing.assert_close(found, torch.full_like(found, 2 * math.sin(0.5) + 3.0))
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")  # torch's own
+@pytest.mark.parametrize("size", [2, 9])
+def test_field_of_many_terms_under_torch_func_and_the_compiler(size):
+    field = ring(size).field()
+    t, y = torch.tensor(0.0), torch.linspace(-1, 1, 3 * size, dtype=torch.float64).reshape(3, size)
+    expected = torch.autograd.functional.jacobian(ring_slope, y[1])
+    forward = torch.func.jacfwd(lambda x: field(t, x))(y[1])
+    reverse = torch.func.vmap(torch.func.jacrev(lambda x: field(t, x)))(y)[1]
+    torch.testing.assert_close(forward, expected)
+    torch.testing.assert_close(reverse, expected)
+    torch.testing.assert_close(torch.func.vmap(lambda x: field(t, x))(y), ring_slope(y))
+    torch.compiler.reset()
+    compiled = torch.compile(field, fullgraph=True, backend="eager")
+    torch.testing.assert_close(compiled(t, y), ring_slope(y))
+
+
+@pytest.mark.parametrize("terms", [LORENZ, None])
+def test_fixed_field_keeps_the_coefficients_that_it_was_made_with(terms):
+    field = (Equations(["x", "y", "z"], terms) if terms else ring(7)).field()
+    y = torch.linspace(-1, 1, 4 * len(field.names), dtype=torch.float64).reshape(4, -1)
+    before = field(torch.tensor(0.0), y).detach()
+    fixed = field.fixed(torch.float64)
+    with torch.no_grad():
+        field.coefficients.mul_(2.0)
+    assert torch.equal(fixed(torch.tensor(0.0), y), before)
+    torch.testing.assert_close(field(torch.tensor(0.0), y).detach(), 2 * before)
+    with pytest.raises(ProblemError, match=r"y must have \d components"):
+        fixed(torch.tensor(0.0), torch.ones(4, 2, dtype=torch.float64))
+
+
+def test_simulate_is_the_solve_of_the_field():
+    equations, t = ring(6), np.linspace(0.0, 0.3, 7)
+    start = 0.1 * torch.arange(6, dtype=torch.float64)
+    ours = equations.simulate(start, t).y
+    with torch.no_grad():
+        theirs = solve(equations.field(), start, t, rtol=1e-8, atol=1e-10).y
+    torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("size", [4, 30])
+def test_fields_whose_coefficients_are_those_of_many(size):
+    field = ring(size).field()
+    t, y = torch.tensor(0.0), torch.linspace(-1, 1, 4 * size, dtype=torch.float64).reshape(4, size)
+    many = torch.stack([field.coefficients.detach() * (i + 1) for i in range(4)])
+    found = torch.func.functional_call(field, {"coefficients": many}, (t, y))
+    one = field(t, y).detach()
+    torch.testing.assert_close(found, one * torch.arange(1.0, 5.0)[:, None])
+    blocks = y[:, None].expand(-1, 2, -1)
+    found = torch.func.functional_call(field, {"coefficients": many}, (t, blocks))
+    torch.testing.assert_close(found[:, 1], one * torch.arange(1.0, 5.0)[:, None])
+
+
+def test_a_compiler_sees_arithmetic_alone():
+    seen = []
+
+    def backend(graph, _):
+        seen.extend(str(node.target) for node in graph.graph.nodes if node.op != "output")
+        return graph.forward
+
+    torch.compiler.reset()
+    field = Equations(["x", "y", "z"], LORENZ).field()
+    t, y = torch.tensor(0.0), torch.linspace(-1, 1, 12, dtype=torch.float64).reshape(4, 3)
+    found = torch.compile(field, fullgraph=True, backend=backend)(t, y)
+    torch.testing.assert_close(found, field(t, y), rtol=1e-14, atol=1e-14)
+    assert sum("mul" in name for name in seen) == 9  # two products and seven coefficients
+    assert not any("matmul" in name or "linear" in name for name in seen)
+    still = Equations(["x", "y"], [("x", "y", 2.0)]).field()
+    found = torch.compile(still, fullgraph=True, backend="eager")(t, y[:, :2])
+    torch.testing.assert_close(found[:, 1], torch.zeros(4, dtype=torch.float64))

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import odekit
+from odekit_function_encoder.basis import ACTIVATIONS
 from odekit_function_encoder.paths import trace
 from odekit_function_encoder.regression import Rows, posterior
 
@@ -78,6 +79,45 @@ def test_the_cost_in_calls_does_not_grow_with_the_basis():
         return sum(event.count for event in profile.key_averages() if event.key == "aten::baddbmm")
 
     assert calls(2) == calls(20) == 3
+
+
+@pytest.mark.parametrize("mean", [True, False])
+@pytest.mark.parametrize("depth", [1, 3])
+@pytest.mark.parametrize("activation", list(ACTIVATIONS))
+def test_a_member_is_linearised_beside_its_values(activation, depth, mean):
+    encoder = make(dim=3, activation=activation, depth=depth, mean=mean, dtype="float64")
+    for name, value in {"center": 0.3, "scale": 2.0, "rate": 5.0}.items():
+        getattr(encoder.fields, name).copy_(value * torch.tensor([1.0, 1.5, 2.0]))
+    c = torch.tensor([0.5, -1.0, 2.0], dtype=DOUBLE)
+    y = 3 * torch.randn(7, 3, generator=torch.Generator().manual_seed(0), dtype=DOUBLE)
+    member, basis, jacobian = encoder.linearised(y, c)
+    expected = torch.stack([torch.func.jacrev(lambda x: encoder.combine(x, c))(x) for x in y])
+    torch.testing.assert_close(member, encoder.combine(y, c))
+    torch.testing.assert_close(basis.transpose(0, 1), encoder.evaluate(y))
+    torch.testing.assert_close(jacobian, expected.transpose(1, 2), rtol=1e-11, atol=1e-12)
+    weights = list(encoder.fields.parameters())
+    taken = torch.autograd.grad(jacobian.square().sum(), weights, materialize_grads=True)
+    wanted = torch.autograd.grad(expected.square().sum(), weights, materialize_grads=True)
+    for grad, want in zip(taken, wanted, strict=True):
+        torch.testing.assert_close(grad, want, rtol=1e-9, atol=1e-10)
+
+
+def test_all_series_of_a_system_are_solved_side_by_side():
+    encoder = make()
+    several = [turn(1.2, (r * math.cos(a), r * math.sin(a))) for r, a in STARTS]
+
+    def calls(series):
+        with torch.profiler.profile() as profile:
+            encoder.adapt(series)
+        return sum(event.count for event in profile.key_averages() if event.key == "aten::baddbmm")
+
+    assert calls(several) == calls(several[0]) < 300
+
+
+def test_the_names_of_the_weights_are_those_of_saved_files():
+    layers = [f"fields.{kind}.{i}" for kind in ("weights", "biases") for i in range(3)]
+    rest = ["prior", "spread", "noise", "fields.center", "fields.scale", "fields.rate"]
+    assert sorted(make().state_dict()) == sorted(layers + rest)
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")  # torch's own
