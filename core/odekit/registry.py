@@ -48,12 +48,17 @@ class Entry:
     Attributes:
         component: the announcement.
         plugin: name of the entry point.
-        distribution: name and version of the installed distribution, or ``""``.
+        point: the entry point.
     """
 
     component: Component
     plugin: str
-    distribution: str
+    point: EntryPoint
+
+    @property
+    def distribution(self) -> str:
+        """Name and version of the installed distribution, or ``""``; read from its files."""
+        return _origin(self.point)
 
     @property
     def name(self) -> str:
@@ -152,7 +157,7 @@ class Registry:
             for hook in manager.get_hookcallers(module) or ():
                 if hook.name == "odekit_components":
                     for component in module.odekit_components():
-                        self._entries.append(Entry(component, point.name, _origin(point)))
+                        self._entries.append(Entry(component, point.name, point))
         except Exception as error:
             if manager.get_plugin(point.name) is not None:
                 manager.unregister(name=point.name)

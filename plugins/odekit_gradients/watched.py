@@ -22,7 +22,10 @@ from odekit_gradients.vigil import APART, EARLY, SPREAD, Vigil, find_limit, is_c
 def watched(problem: Problem, integrate: Integrate, name: str) -> Trajectory:
     """The trajectory of the problem, with a warning on the way back where steps are too long."""
     limit = find_limit(problem.solver)
-    if limit is None or not torch.is_grad_enabled() or problem.dense or is_transformed():
+    wanted = any(x.requires_grad for x in (problem.y0, problem.t, *problem.params))
+    if limit is None or not torch.is_grad_enabled() or not wanted or problem.dense:
+        return integrate(problem)
+    if is_transformed():
         return integrate(problem)
     y0 = problem.y0.view_as(problem.y0) if problem.y0.requires_grad else problem.y0
     path = _Places(problem, y0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from importlib.metadata import EntryPoint
 from types import ModuleType
 from typing import Any
 
@@ -108,7 +109,8 @@ class PluginConformance(Conformance):
         twice = {str(name) for kind, name in names if names.count((kind, name)) > 1}
         require(not twice, f"announced twice: {', '.join(sorted(twice))}")
         for component in components:
-            entry = Entry(component, self._module().__name__, "")
+            name = self._module().__name__
+            entry = Entry(component, name, EntryPoint(name, name, GROUP))
             for result in announced(entry).run():
                 require(result.passed, f"{component.kind} {component.name!r}: {result.detail}")
         return f"{len(components)} components"
