@@ -21,7 +21,7 @@ from odekit.doubling import StepDoubling
 from odekit.errors import IncompatibleError, ProblemError
 from odekit.field import Field, State
 from odekit.gradient import GradientMethod
-from odekit.problem import Integrate, Problem, Trajectory
+from odekit.problem import Problem, Trajectory
 from odekit.registry import create, resolve
 from odekit.solution import Solution
 from odekit.solver import Solver, Trait
@@ -106,7 +106,7 @@ def solve(
         '0.367879'
     """
     return solve_by(
-        compiled_engine(field, args) if compile else integrate_eagerly,
+        compiled_engine(field, args) if compile else None,
         field,
         y0,
         t,
@@ -127,7 +127,7 @@ def solve(
 
 
 def solve_by(
-    integrate: Integrate,
+    engine: Tiers | None,
     field: Callable[..., State],
     y0: State,
     t: Any,
@@ -146,7 +146,7 @@ def solve_by(
     max_steps: int = 10_000,
     throw: bool = True,
 ) -> Solution:
-    """`solve` by a given engine."""
+    """`solve` by an engine that compiles, or by the eager one."""
     check_counts(max_steps, save, step_size)
     chosen = resolve("solver", solver, Solver)
     method = resolve("gradient", gradient, GradientMethod)
@@ -180,9 +180,9 @@ def solve_by(
         save=save,
         dense=dense,
     )
-    if hasattr(integrate, "prepare"):
-        problem = integrate.prepare(problem)
-    trajectory = _signed(method.solve(problem, integrate), gradient)
+    if engine is not None:
+        problem = engine.prepare(problem)
+    trajectory = _signed(method.solve(problem, engine or integrate_eagerly), gradient)
     shared = per_sample and save == "times" and _rank(t) < 2
     return _wrap_up(trajectory, field, layout, shared_times=shared, throw=throw)
 

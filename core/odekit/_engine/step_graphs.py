@@ -80,7 +80,10 @@ class Graphs:
         inputs = [
             x.detach().contiguous().requires_grad_(x.requires_grad) for x in (t, h, y, *memory)
         ]
-        self.wanted = [graph and x.requires_grad for x in inputs]
+        # State and memory get theirs in any case: after the first step they ask for it anyway,
+        # and one graph serves all steps.
+        state = [x.is_floating_point() or x.is_complex() for x in (y, *memory)]
+        self.wanted = [graph and t.requires_grad, False, *(graph and x for x in state)]
         self.params = [x for x in params if x.requires_grad] if graph else []
         joint, self.captured = trace_joint(self._step, inputs, self.wanted, self.params)
         known = {id(x) for x in self.params}
