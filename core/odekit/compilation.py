@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import copy
 from typing import Any, final
 
 import torch
@@ -12,7 +13,7 @@ from odekit.errors import ProblemError
 from odekit.field import State
 from odekit.solution import Solution
 from odekit.solve import compiled_engine, solve_by
-from odekit.trees import leaves_of
+from odekit.trees import flatten, sketch
 
 
 @final
@@ -20,13 +21,13 @@ class Compiled:
     """A solve that was compiled for a field and for shapes; call it with values.
 
     Attributes:
-        tier: what runs: ``"native"``, ``"step"`` or ``"eager"``.
+        tier: what runs: ``"native"``, ``"graph"``, ``"step"`` or ``"eager"``.
     """
 
     def __init__(self, field: Callable[..., State], y0: State, t: Any, **options: Any) -> None:
         self._field, self._options = field, options
         self._engine = compiled_engine(field, options.get("args"))
-        self._like = _shapes(y0, t)
+        self._like, self._example = _shapes(y0, t), (y0, t)
         self.tier = solve_by(self._engine, field, y0, t, **options).stats.tier
         self._engine.freeze()
 
@@ -42,7 +43,19 @@ class Compiled:
                 f"compiled for y0 and t of shapes and dtypes {self._like}, got {_shapes(y0, t)}; "
                 "call odekit.compile again"
             )
-        return solve_by(self._engine, self._field, y0, t, **self._options)
+        # One of its own, since several threads may call.
+        return solve_by(copy(self._engine), self._field, y0, t, **self._options)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Code cannot travel: who takes this up finds it on disk, or compiles it there.
+        return _compiled_again, (self._field, *self._example, self._options)
+
+
+def _compiled_again(
+    field: Callable[..., State], y0: State, t: Any, options: dict[str, Any]
+) -> Compiled:
+    with torch.no_grad():
+        return Compiled(field, y0, t, **options)
 
 
 def compile(field: Callable[..., State], y0: State, t: Any, **options: Any) -> Compiled:
@@ -80,6 +93,15 @@ def compile(field: Callable[..., State], y0: State, t: Any, **options: Any) -> C
 
 
 def _shapes(y0: State, t: Any) -> tuple[Any, ...]:
-    leaves = [(tuple(x.shape), x.dtype) for x in leaves_of(y0) if isinstance(x, Tensor)]
+    """What code is made for, in words: the structure and its leaves, and the times."""
+    leaves, structure = flatten(y0)
+    kinds = [_kind(x) for x in leaves]
     times = tuple(t.shape) if isinstance(t, Tensor) else tuple(torch.as_tensor(t).shape)
-    return (*leaves, times)
+    return sketch(structure), *kinds, times
+
+
+def _kind(x: Any) -> Any:
+    if not isinstance(x, Tensor):
+        return type(x).__name__
+    place = "" if x.device.type == "cpu" else f" on {x.device}"
+    return f"{tuple(x.shape)} {x.dtype}{place}"

@@ -24,8 +24,8 @@ class Stats:
         rejected: steps thrown away.
         evaluations: calls of the field that this lane needed.
         gradient: name of the gradient method; where that one picked another, of its choice.
-        tier: what ran: ``"eager"``, ``"step"`` (each step one compiled graph) or ``"native"``
-            (the whole solve as machine code).
+        tier: what ran: ``"eager"``, ``"step"`` (each step one compiled graph), ``"native"``
+            (the whole solve as machine code) or ``"graph"`` (many steps one CUDA graph).
     """
 
     attempts: Tensor

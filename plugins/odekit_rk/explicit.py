@@ -105,7 +105,10 @@ class ExplicitRungeKutta(Solver):
         factors, grown = {"x": x, "1 - x": 1 - x}, [x]
         for name in self.basis[1:]:
             grown.append(grown[-1] * factors[name])
-        matrix = torch.tensor(self.blend, dtype=x.dtype, device=x.device)
+        if x.is_cuda:  # a copy from the host would wait for all that is queued
+            matrix = _on_device(self.blend, x.device).to(x.dtype)
+        else:
+            matrix = torch.tensor(self.blend, dtype=x.dtype, device=x.device)
         weights = torch.stack(grown, -1) @ matrix.T * segment.h.unsqueeze(-1)
         y = segment.y0
         real = y.dtype.to_real() if y.dtype.is_complex else y.dtype
@@ -139,9 +142,9 @@ def stage_times(tableau: ButcherTableau, t: Tensor, h: Any) -> list[Tensor]:
 
 
 @functools.lru_cache
-def _on_device(nodes: tuple[float, ...], device: torch.device) -> Tensor:
+def _on_device(numbers: tuple[Any, ...], device: torch.device) -> Tensor:
     with torch.inference_mode(mode=False):
-        return torch.tensor(nodes, dtype=torch.float64, device=device)
+        return torch.tensor(numbers, dtype=torch.float64, device=device)
 
 
 def scaled_sum(h: Any, weights: Sequence[float], k: Sequence[Tensor]) -> Tensor:

@@ -5,12 +5,14 @@ Nothing here is imported before somebody asks for ``compile=True``.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 import hashlib
 import os
 import platform
 import shutil
+import stat
 import subprocess
 import sys
 import tempfile
@@ -26,10 +28,13 @@ from torch import Tensor
 from odekit._engine.scalars import Unsupported
 
 FLAGS = (
-    *("-x", "c", "-std=gnu11", "-O3", "-march=native", "-fopenmp-simd", "-fno-math-errno"),
+    *("-x", "c", "-std=gnu11", "-march=native", "-fopenmp-simd", "-fno-math-errno"),
     *("-fno-trapping-math", "-shared", "-fPIC"),
 )
 """Nothing among them lets the compiler treat NaN or infinity as impossible, or reorder sums."""
+
+LONG = 4000
+"""Lines of code for which the compiler takes its time; more than that it may not."""
 
 _loaded: dict[str, Any] = {}
 _lock = threading.Lock()
@@ -44,37 +49,24 @@ def c_compiler() -> tuple[str, str]:
     """The command of a C compiler, and what tells it and the processor from others.
 
     Raises:
-        NoCompiler: none is installed.
+        NoCompiler: none works.
     """
     wanted = [os.environ.get("CC"), "cc", "gcc", "clang", os.environ.get("CXX"), "g++", "clang++"]
+    untranslated = {**os.environ, "LC_ALL": "C"}
     for name in wanted:
         found = shutil.which(name) if name else None
         if found is None:
             continue
-        with _quiet():
+        command = [found, "-march=native", "-dM", "-E", "-x", "c", os.devnull]
+        try:
+            # All that is defined beforehand: the version, and what the processor can do.
             asked = subprocess.run(
-                [found, "-march=native", "-Q", "--help=target", "--version"],
-                capture_output=True,
-                text=True,
-                check=False,
-                timeout=30,
+                command, capture_output=True, text=True, timeout=30, env=untranslated, check=True
             )
+        except (OSError, subprocess.SubprocessError):
+            continue
         return found, asked.stdout
     raise NoCompiler("no C compiler was found; install gcc or clang, or set CC")
-
-
-class _quiet:
-    """Translated messages would make one compiler look like several."""
-
-    def __enter__(self) -> None:
-        self.before = os.environ.get("LC_ALL")
-        os.environ["LC_ALL"] = "C"
-
-    def __exit__(self, *_: object) -> None:
-        if self.before is None:
-            del os.environ["LC_ALL"]
-        else:
-            os.environ["LC_ALL"] = self.before
 
 
 def cache_folder() -> Path:
@@ -96,43 +88,62 @@ def build(source: str, name: str = "solve") -> Callable[..., None]:
         NoCompiler: there is none, or it failed, with its first complaint.
     """
     command, identity = c_compiler()
-    content = "\0".join((source, command, identity, *FLAGS, platform.machine(), sys.platform))
+    level = "-O3" if source.count("\n") < LONG else "-O1"
+    content = "\0".join(
+        (source, command, identity, level, *FLAGS, platform.machine(), sys.platform)
+    )
     key = hashlib.sha256(content.encode()).hexdigest()[:32]
     with _lock:
         library = _loaded.get(key)
         if library is None:
-            library = _loaded[key] = _load(source, command, key)
+            library = _loaded[key] = _load(source, (command, level), key)
     function = getattr(library, name)
     function.restype = None
     return function  # type: ignore[no-any-return]
 
 
-def _load(source: str, command: str, key: str) -> Any:
-    for folder in (cache_folder(), Path(tempfile.gettempdir()) / f"odekit-{os.getuid()}"):
+def _load(source: str, command: tuple[str, str], key: str) -> Any:
+    for folder in (cache_folder(), Path(tempfile.gettempdir()) / f"odekit-{_user()}"):
         try:
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            if not _is_own(folder):
+                continue
             path = folder / f"{key}.so"
-            if not path.exists():
-                _compile(source, command, path)
+            if path.exists():
+                with contextlib.suppress(OSError):  # damaged, and written once more
+                    return ctypes.CDLL(str(path))
+            _compile(source, command, path)
             return ctypes.CDLL(str(path))
         except OSError:
             continue
     raise NoCompiler(f"compiled code can be neither written nor loaded in {cache_folder()}")
 
 
-def _compile(source: str, command: str, path: Path) -> None:
+def _user() -> int:
+    return os.getuid() if hasattr(os, "getuid") else 0
+
+
+def _is_own(folder: Path) -> bool:
+    """Whether nobody else can put code there, which would run here."""
+    if not hasattr(os, "getuid"):
+        return True
+    seen = folder.stat()
+    return seen.st_uid in (os.getuid(), 0) and not seen.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+
+
+def _compile(source: str, command: tuple[str, str], path: Path) -> None:
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         text, library = Path(folder) / "solve.c", Path(folder) / "solve.so"
         text.write_text(source)
         done = subprocess.run(
-            [command, *FLAGS, str(text), "-o", str(library), "-lm"],
+            [*command, *FLAGS, str(text), "-o", str(library), "-lm"],
             capture_output=True,
             text=True,
             check=False,
         )
         if done.returncode:
             complaint = next((x for x in done.stderr.splitlines() if "error" in x), done.stderr)
-            raise NoCompiler(f"{command} failed: {complaint.strip()[:200]}")
+            raise NoCompiler(f"{command[0]} failed: {complaint.strip()[:200]}")
         library.replace(path)
 
 
@@ -297,7 +308,8 @@ def inductor(
         with (
             tracing(TracingContext(fakes[0].fake_mode)),
             torch.no_grad(),
-            config.patch(cpp_wrapper=around),
+            # What the processor can do is asked already; trying it out would take a second.
+            config.patch({"cpp_wrapper": around, "cpp.vec_isa_ok": True}),
         ):
             return cast("Callable[..., Any]", compile_fx_inner(part, fakes, cpp_wrapper=around))
 

@@ -7,9 +7,10 @@ one of them is another now, so must be the code.
 
 from __future__ import annotations
 
+import array
 import functools
 import types
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -86,6 +87,9 @@ class Identity:
         if issubclass(kind, np.generic):
             self.marks.append((kind, thing.tobytes()))
             return []
+        if issubclass(kind, bytearray | memoryview | array.array):
+            self.marks.append((kind, bytes(thing)))
+            return []
         if issubclass(kind, np.ndarray):
             self.complete = self.complete and thing.nbytes <= LARGE
             content = thing.tobytes() if thing.nbytes <= LARGE else b""
@@ -110,7 +114,7 @@ class Identity:
         self.marks.append(len(inside))
         if len(inside) >= behind.SERIES:
             self.complete = False
-        return [*inside, *behind._shared(kind, set())]
+        return [*inside, *behind._shared(kind, set()), *_methods_of(kind)]
 
     def _tensor(self, x: Tensor) -> tuple[Any, ...]:
         """What code takes for granted; whole numbers and truths become part of it."""
@@ -148,6 +152,18 @@ class Identity:
                 following.append(value)
         kind = type(module)
         if not kind.__module__.startswith("torch."):
-            following += behind._reached(kind, "forward")
             following += behind._shared(kind, set())
+            following += _methods_of(kind)
         return following
+
+
+def _methods_of(kind: type) -> Iterator[types.FunctionType]:
+    """The functions of a class that is no library's; a field may call any, by any way."""
+    for base in kind.__mro__:
+        if base.__module__.partition(".")[0] in behind._LIBRARIES:
+            continue
+        for value in vars(base).values():
+            for name in ("fget", "__func__", "func"):  # of properties, and of what is bound to none
+                value = getattr(value, name, value)
+            if value.__class__ is types.FunctionType:
+                yield value

@@ -146,6 +146,8 @@ class Layout:
                 raise _mismatch(slope, y.shape, y.dtype, "")
             return slope
 
+        # What code for this function takes for granted about states.
+        flat.layout = (str(self.spec), self.shapes, self.lanes)  # type: ignore[attr-defined]
         return flat
 
     def _flatten_slope(self, slope: State, y: Tensor) -> Tensor:

@@ -75,7 +75,8 @@ class Machine:
     """The code for one problem: its field, solver, controller and shapes.
 
     Attributes:
-        places: which of the tensors from outside are leaves of the caller's ``args``.
+        places: of each tensor from outside, whether it is in the caller's ``args`` or in what
+            the solve is made of, and its number there.
 
     Args:
         problem: what is to be solved; its field may not have been called with other shapes.
@@ -108,7 +109,7 @@ class Machine:
         self.save, self.lean = save_of(problem), type(problem.solver).complete is Solver.complete
         self.inside = self.save == "times" or (self.save == "steps" and problem.dense)
         self.step_calls = self.complete_calls = 0
-        self.outside, self.places = Outside(), dict[int, int]()
+        self.outside, self.places = Outside(), list[tuple[bool, int]]()
         memories, self.memory_spec = flatten(memory)
         controls, self.control_spec = flatten(control)
         self.memory_shapes = [tuple(x.shape) for x in memories]

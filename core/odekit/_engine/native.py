@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import ctypes
 import math
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from odekit._engine.clock import CountedField, Stop, stops_of
+from odekit._engine.compiled import NoCompiler
 from odekit._engine.machine import Frame, Machine, frames_of, save_of
-from odekit._engine.scalars import Mismatch, Unsupported
+from odekit._engine.scalars import Unsupported
 from odekit.controller import StepController
 from odekit.errors import Status
 from odekit.problem import Problem, Trajectory
@@ -25,8 +25,8 @@ from odekit.solution import DenseOutput, Stats
 from odekit.solver import Segment
 from odekit.trees import flatten, map_leaves, unflatten
 
-BUDGET = 1 << 20
-"""Attempts of a lane in one call, after which an interrupt is noticed."""
+BUDGET = 1 << 22
+"""Numbers that steps are taken for in one call, after which an interrupt is noticed."""
 
 RECORD = 1 << 22
 """Bytes of steps that are recorded before they are handed over."""
@@ -66,24 +66,18 @@ class Start:
         self.memory = problem.memory
         if self.memory is None:
             self.memory = solver.init(self.field.start, now, y)
-        if problem.per_sample:
-            h, control = controller.init(solver, self.field.start, now, y, t)
-        else:
-            h, control = controller.init(
-                solver, self._flat(problem, now), self.first[:, None], y.reshape(1, -1), t
-            )
+        times = t if problem.per_sample else t[0]
+        h, control = controller.init(solver, self.field.start, now, y, times)
+        if not problem.per_sample:  # numbers, where lanes have tensors with one for each
+            h = torch.tensor([h], dtype=torch.float64)
+            control = map_leaves(_as_lane, control)
         self.h, self.control = h.to(torch.float64), map_leaves(_as_tensor, control)
 
-    def _flat(self, problem: Problem, now: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
-        """The field for a state that is shared, as a single lane sees it."""
-        shape = problem.y0.shape
 
-        def flat(t: Tensor, y: Tensor) -> Tensor:
-            if y.data_ptr() == problem.y0.data_ptr():
-                return self.field.start(now, problem.y0).reshape(1, -1)
-            return self.field(t.reshape(()), y.reshape(shape)).reshape(1, -1)
-
-        return flat
+def _as_lane(x: Any) -> Any:
+    if x.__class__ in (bool, int, float):
+        return torch.tensor([x], dtype=torch.float64 if x.__class__ is float else None)
+    raise Unsupported("the controller remembers something that is no number")
 
 
 def _as_tensor(x: Any) -> Any:
@@ -106,11 +100,15 @@ def find_machine(problem: Problem, controller: StepController) -> Machine:
             return Machine(problem, controller, frame, start.memory, start.control)
         except Unsupported as error:
             first = first or error
+        except NoCompiler:
+            raise
+        except Exception as error:  # whatever else a graph may hold
+            first = first or Unsupported(f"it cannot be read: {type(error).__name__}: {error}")
     raise first or Unsupported("it has no layout")
 
 
 def run_machine(
-    machine: Machine, problem: Problem, controller: StepController, *, swap: dict[int, Tensor]
+    machine: Machine, problem: Problem, controller: StepController, *, swap: Sequence[Tensor]
 ) -> Trajectory | None:
     """Solve; None where the result is not finite, so that another tier says where that began.
 
@@ -118,17 +116,17 @@ def run_machine(
         machine: the code.
         problem: of the shapes that it was made for.
         controller: with tolerances.
-        swap: tensors that take the place of those of the first call, by their number.
+        swap: tensors that take the place of those of the first call.
 
     Raises:
         Unsupported: the solver or the controller begins otherwise than at the first call.
     """
-    run = _Run(machine, problem, controller, swap)
+    run = Run(machine, problem, controller, swap)
     run.to_end()
     return run.trajectory()
 
 
-class _Run:
+class Run:
     """One solve."""
 
     def __init__(
@@ -136,7 +134,7 @@ class _Run:
         machine: Machine,
         problem: Problem,
         controller: StepController,
-        swap: dict[int, Tensor],
+        swap: Sequence[Tensor],
     ) -> None:
         self.machine, self.problem, self.controller = machine, problem, controller
         frame = self.frame = machine.frame
@@ -154,6 +152,7 @@ class _Run:
         self.memory = self._memories(start.memory)
         controls, spec = flatten(start.control)
         shapes = [tuple(x.shape) for x in controls]
+        self.control_spec = spec
         if spec != machine.control_spec or shapes != machine.control_shapes:
             raise Unsupported("the controller remembers something else than before")
         self.control = [x.contiguous().clone() for x in controls]
@@ -161,9 +160,7 @@ class _Run:
             _tolerance(x, array, frame, problem)
             for x, array in zip((problem.rtol, problem.atol), machine.tolerances, strict=True)
         ]
-        self.outside = [
-            swap.get(i, x).detach().contiguous() for i, x in enumerate(machine.outside.tensors)
-        ]
+        self.outside = machine.outside.read(swap)
         self.spare = [
             torch.empty(a.places * (frame.count if a.looped else 1), dtype=a.dtype)
             for a in (machine.parts.spare if frame.form == "batch" else [])
@@ -218,7 +215,7 @@ class _Run:
 
     def _to_stop(self, attempts: int | None) -> None:
         machine, frame = self.machine, self.frame
-        budget = BUDGET if attempts is None else attempts
+        budget = max(BUDGET // self.y.numel(), 1) if attempts is None else attempts
         numbers = torch.tensor(
             [
                 budget,
@@ -244,7 +241,7 @@ class _Run:
             machine.function(*arguments)
             if machine.save == "steps":
                 self._harvest()
-            if attempts is not None or not bool((self.counts[:, 4] == -1).any()):
+            if attempts is not None or not self.is_going:
                 return
 
     def _harvest(self) -> None:
@@ -253,6 +250,20 @@ class _Run:
         if count:
             taken = (self.ends, self.lengths, self.out, *self.keeps)
             self.record.append(tuple(x[:count].clone() for x in taken))
+
+    @property
+    def is_going(self) -> bool:
+        """Whether some lane has not come to an end."""
+        return bool((self.counts[:, 4] == -1).any())
+
+    def memory_tree(self) -> Any:
+        """What the solver remembers, as it knows it."""
+        machine, frame = self.machine, self.frame
+        leaves = [
+            frame.together(x, shape) if a.looped or frame.form == "lanes" else x
+            for x, shape, a in zip(self.memory, machine.memory_shapes, machine.memory, strict=True)
+        ]
+        return unflatten(leaves, machine.memory_spec)
 
     def evaluations(self) -> Tensor:
         """Calls of the field, per lane."""
@@ -267,20 +278,16 @@ class _Run:
         last = self.frame.together(self.y, shape)
         status = counts[:, 4].clone()
         good = torch.isfinite(last).reshape(len(status), -1).all(1)
+        if self.machine.save == "times":
+            good = good & torch.isfinite(self.out[1:]).reshape(
+                -1, len(status), self.frame.width * self.frame.count
+            ).all(2).all(0)
         if bool(((status == 0) & ~good).any()) or bool((status == Status.NON_FINITE).any()):
             return None
         attempts, accepted = counts[:, 0].clone(), counts[:, 1].clone()
         stats = Stats(attempts, accepted, attempts - accepted, self.evaluations())
         t, y, dense = self._rows(last, bool((status == 0).all()))
-        memory = unflatten(
-            [
-                self.frame.together(x, s) if a.looped or self.frame.form == "lanes" else x
-                for x, s, a in zip(
-                    self.memory, self.machine.memory_shapes, self.machine.memory, strict=True
-                )
-            ],
-            self.machine.memory_spec,
-        )
+        memory = self.memory_tree()
         return Trajectory(t, y, status, self.t.clone(), stats, dense, last, memory)
 
     def _rows(self, last: Tensor, done: bool) -> tuple[Tensor, Tensor, DenseOutput | None]:
@@ -340,69 +347,3 @@ def _tolerance(x: Any, array: Any, frame: Frame, problem: Problem) -> Tensor:
         return frame.apart(given.expand(problem.y0.shape)).reshape(-1)
     shape = problem.y0.shape[1:] if problem.per_sample else problem.y0.shape
     return given.expand(shape).reshape(-1).clone()
-
-
-def check_machine(
-    machine: Machine, problem: Problem, controller: StepController, swap: dict[int, Tensor]
-) -> None:
-    """Compare single steps with those of the solver itself, at the start and further on.
-
-    Raises:
-        Mismatch: they differ by more than rounding.
-    """
-    problem = replace(problem, max_steps=1 << 30)
-    run = _Run(machine, problem, controller, swap)
-    if run.times.shape[1] == 1:
-        return
-    run.start.stops = run.start.stops[:2]
-    compared = 0
-    for skip in (0, 16):
-        if skip:
-            run.to_end(skip)
-        for _ in range(8):
-            if not bool((run.counts[:, 4] == -1).any()):
-                break
-            if _compare_step(run, problem, controller):
-                compared += 1
-                break
-    if not compared and bool((run.counts[:, 4] == -1).any()):
-        raise Mismatch("no step was accepted in eight attempts")
-
-
-def _compare_step(run: _Run, problem: Problem, controller: StepController) -> bool:
-    """Whether some lane took the step and could be compared."""
-    frame, y0 = run.frame, run.frame.together(run.y, problem.y0.shape).clone()
-    t, h, before = run.t.clone(), run.h.clone(), run.counts[:, 1].clone()
-    memory = unflatten(
-        [
-            (frame.together(x, s) if a.looped or frame.form == "lanes" else x).clone()
-            for x, s, a in zip(
-                run.memory, run.machine.memory_shapes, run.machine.memory, strict=True
-            )
-        ],
-        run.machine.memory_spec,
-    )
-    room = run.start.edges[:, 0] - t
-    length = torch.where(h.abs() * (1 + 1e-9) >= room.abs(), room, (t + h) - t)
-    run.to_end(1)
-    took = run.counts[:, 1] > before
-    if not bool(took.any()):
-        return False
-    now, size = (
-        (t[:, None], length.to(y0.dtype)[:, None]) if problem.per_sample else (t[0], float(length))
-    )
-    with torch.no_grad():
-        step = problem.solver.step(problem.field, now, size, y0, memory)
-    want, found = step.y, frame.together(run.y, problem.y0.shape)
-    lanes = len(took)
-    gap = (want - found).reshape(lanes, -1).abs().amax(1)
-    scale = torch.maximum(y0.abs(), want.abs()).reshape(lanes, -1).amax(1)
-    limit = 1e4 * torch.finfo(y0.dtype).eps * scale + torch.finfo(y0.dtype).tiny
-    wrong = took & ~(gap <= limit) & torch.isfinite(want).reshape(lanes, -1).all(1)
-    if bool(wrong.any()):
-        i = int(wrong.nonzero()[0, 0])
-        raise Mismatch(
-            f"a step from t = {float(t[i]):.6g} leads {float(gap[i]):.3g} away from where the "
-            "solver leads"
-        )
-    return True

@@ -98,15 +98,19 @@ _WHOLE = frozenset(["fmod", "remainder", "pow", "floor_divide"])
 """They may fail for whole numbers, as a division by zero does."""
 
 _OPTIONS = frozenset(
-    ["dtype", "device", "layout", "pin_memory", "memory_format", "non_blocking", "implicit"]
-    + ["alpha", "beta", "rounding_mode", "dim", "keepdim", "min", "max", "value", "approximate"]
-    + ["ord"]
+    (
+        *("dtype", "device", "layout", "pin_memory", "memory_format", "non_blocking", "implicit"),
+        *("alpha", "beta", "rounding_mode", "dim", "keepdim", "min", "max", "value"),
+        *("approximate", "ord"),
+    )
 )
 """Options that are looked at, or that change no number."""
 
 _BLANK = frozenset(
-    ["zeros", "zeros_like", "new_zeros", "empty", "empty_like", "new_empty", "empty_permuted"]
-    + ["empty_strided", "new_empty_strided"]
+    (
+        *("zeros", "zeros_like", "new_zeros", "empty", "empty_like", "new_empty"),
+        *("empty_permuted", "empty_strided", "new_empty_strided"),
+    )
 )
 _FOLDS = {"sum": "add", "prod": "mul", "amax": "maximum", "amin": "minimum", "any": "or_"}
 

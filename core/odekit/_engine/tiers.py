@@ -1,12 +1,15 @@
 """``compile=True``: the fastest way that works, and a word where that is not the fastest there is.
 
-Three tiers. ``native`` is the whole solve as machine code, for solves without gradients. ``step``
-is one step as one compiled graph, forwards and backwards, in the ordinary loop. ``eager`` is what
-runs without compiling. Each falls back to the next with one warning that says why.
+Four tiers. ``native`` is the whole solve as machine code, ``graph`` its place on CUDA, chunks of
+steps captured as graphs of the device; both for solves without gradients. ``step`` is one step as
+one compiled graph, forwards and backwards, in the ordinary loop. ``eager`` is what runs without
+compiling. Each falls back to the next with one warning that says why.
 """
 
 from __future__ import annotations
 
+import sys
+import threading
 import warnings
 from collections import OrderedDict
 from dataclasses import replace
@@ -16,10 +19,12 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
+from odekit._engine import graphed
 from odekit._engine.compiled import NoCompiler, is_transformed
 from odekit._engine.identity import Identity
 from odekit._engine.machine import Machine, save_of
-from odekit._engine.native import check_machine, find_machine, run_machine
+from odekit._engine.native import find_machine, run_machine
+from odekit._engine.native_check import check_machine
 from odekit._engine.scalars import Mismatch, Unsupported
 from odekit._engine.step_graphs import CompiledSolver, Graphs, check_graphs, compiled_solver
 from odekit.errors import CompileWarning
@@ -36,6 +41,8 @@ class _Refused:
 
 
 _REFUSED = _Refused()
+_restless: OrderedDict[int, Any] = OrderedDict()
+_lock = threading.RLock()
 _known: OrderedDict[Any, tuple[Machine | Graphs | _Refused, list[Any]]] = OrderedDict()
 
 
@@ -64,12 +71,15 @@ class Tiers:
     def __init__(self, field: Any, args: Any, eager: Integrate) -> None:
         self.field, self.args, self.eager = field, args, eager
         self.leaves, self.structure = flatten(args)
-        self.frozen: Machine | None = None
+        self.frozen: tuple[Machine, Any] | None = None
         self.latest: Machine | None = None
+        self.kind: Any = None
+        self.held: list[Tensor] = []
+        self.reason = ""
 
     def freeze(self) -> None:
         """Take the code of the latest solve from now on, without a look at the field."""
-        self.frozen = self.latest
+        self.frozen = None if self.latest is None else (self.latest, self.kind)
 
     def prepare(self, problem: Problem) -> Problem:
         """The problem with a solver whose steps are compiled where the engine's loop takes them."""
@@ -80,11 +90,13 @@ class Tiers:
 
     def __call__(self, problem: Problem) -> Trajectory:
         """Integrate by the first tier that can."""
-        if is_transformed() or _is_dual(problem):
+        mixed = torch.is_autocast_enabled(problem.y0.device.type)
+        if is_transformed() or mixed or _is_dual(problem):
             return self.eager(replace(problem, solver=_plain(problem.solver)))
         own = problem.field is self.flat and problem.observer is None
         if own and not _wants_gradients(problem):
-            found = self._native(replace(problem, solver=_plain(problem.solver)))
+            whole = self._graph if graphed.takes(problem.y0.device) else self._native
+            found = whole(replace(problem, solver=_plain(problem.solver)))
             if found is not None:
                 return found
         trajectory = self.eager(problem)
@@ -108,9 +120,9 @@ class Tiers:
         """The compiled step for these inputs: known, or made and checked now; None for none."""
         if field is not self.flat or is_transformed():
             return None
-        graph = torch.is_grad_enabled()
-        seen = [(x.shape, x.dtype, graph and x.requires_grad) for x in (t, y, *memory)]
-        key = (graph, h.shape, *seen)
+        inputs = (t, y, *memory)
+        graph = torch.is_grad_enabled() and any(x.requires_grad for x in (*inputs, *self.params))
+        key = (graph, graph and t.requires_grad, h.shape, *((x.shape, x.dtype) for x in inputs))
         if key not in self.steps:
             self.steps[key] = self._known_graphs(key, solver, (t, h, y, memory, spec))
         return self.steps[key]
@@ -124,16 +136,19 @@ class Tiers:
         whole = (
             *("step", key, self.identity.key, str(self.structure), tuple(wanted), tuple(flags)),
             *(str(inputs[-1]), str(inputs[2].device), torch.get_num_threads()),
+            *(getattr(self.flat, "layout", None), self.identity.marks_of(self.leaves)),
         )
-        found = _known.get(whole)
-        if found is None or not self.identity.complete:
-            found = _known[whole] = self._made_graphs(key[0], solver, inputs), self.identity.kept
-            _forget()
-        _known.move_to_end(whole)
-        graphs = found[0]
-        if not isinstance(graphs, Graphs):
+        with _lock:
+            found = _known.get(whole)
+            if found is None or not self.identity.complete:
+                graphs = self._made_graphs(key[0], solver, inputs)
+                found = _known[whole] = graphs, self.identity.kept
+                _forget()
+            _known.move_to_end(whole)
+        made = found[0]
+        if not isinstance(made, Graphs):
             return None
-        return graphs.bound({i: self.leaves[place] for i, place in graphs.of_args.items()})
+        return made.bound({i: self.leaves[place] for i, place in made.of_args.items()})
 
     def _made_graphs(
         self, graph: bool, solver: Solver, inputs: tuple[Any, ...]
@@ -147,14 +162,32 @@ class Tiers:
             }
             check_graphs(graphs, solver, self.flat, t, h, y, memory, spec, self.params)
         except Unsupported as reason:
-            _warn(str(reason), "eager")
+            _warn(self.reason or str(reason), "eager")
         except Mismatch as reason:
             _warn(f"compiled code gave other numbers and is not used: {reason}", "eager")
         else:
             return graphs
         return _REFUSED
 
+    def _graph(self, problem: Problem) -> Trajectory | None:
+        """Chunks of steps, each captured as one graph of the device."""
+        if problem.t.shape[-1] == 1 or _restless.get(id(self.field)) is self.field:
+            return None
+        identity = self._identity(problem)
+        try:
+            return graphed.solve_graphed(
+                problem, self.leaves, identity, lambda: self._is_restless(problem, identity)
+            )
+        except Unsupported as reason:
+            self.reason = ""
+            _warn(str(reason), "step")
+        except Mismatch as reason:
+            _warn(f"captured steps are not used: {reason}", "step")
+        return None
+
     def _native(self, problem: Problem) -> Trajectory | None:
+        if problem.t.shape[-1] == 1 or problem.y0.device.type != "cpu":
+            return None
         controller = problem.controller.with_tolerances(problem.rtol, problem.atol)
         machine = self._machine(problem)
         self.latest = machine
@@ -170,46 +203,52 @@ class Tiers:
             return None
         return replace(found, stats=replace(found.stats, tier="native"))
 
-    def _swapped(self, machine: Machine) -> dict[int, Tensor]:
-        """Tensors of ``args`` that take the place of those of the first call."""
-        return {i: self.leaves[place] for i, place in machine.places.items()}
+    def _swapped(self, machine: Machine) -> list[Tensor]:
+        """The tensors that the code reads, as this call has them."""
+        return [
+            self.leaves[place] if given else self.held[place] for given, place in machine.places
+        ]
 
     def _machine(self, problem: Problem) -> Machine | None:
         """The code for the problem: known, or made and checked now."""
+        self.kind = _kind_of(problem)
         if self.frozen is not None:
-            return self.frozen
-        plain = [x for x in self.leaves if not isinstance(x, Tensor)]
-        shapes = [(tuple(x.shape), x.dtype) for x in self.leaves if isinstance(x, Tensor)]
-        identity = Identity(self.field, problem.solver, problem.controller, plain)
+            known, kind = self.frozen
+            return known if kind == self.kind else None
+        if _restless.get(id(self.field)) is self.field:
+            return None
+        identity = self._identity(problem)
+        self.held = identity.tensors
         key = (
-            *(identity.key, str(self.structure), tuple(shapes)),
-            *(problem.per_sample, tuple(problem.y0.shape), problem.y0.dtype),
-            *(save_of(problem), problem.dense),
-            *(_kind(problem.rtol), _kind(problem.atol), problem.controlled),
+            *(tuple(identity.marks), str(self.structure), identity.marks_of(self.leaves)),
+            *(self.kind, torch.get_default_dtype()),
         )
-        found = _known.get(key)
-        if found is None or not identity.complete:
-            machine = self._made(problem)
-            found = _known[key] = machine, identity.kept
-            _forget()
-        _known.move_to_end(key)
+        with _lock:
+            found = _known.get(key)
+            if found is None or not identity.complete:
+                if self._is_restless(problem, identity):
+                    return None
+                machine = self._made(problem, identity)
+                found = _known[key] = machine, identity.kept
+                _forget()
+            _known.move_to_end(key)
         return found[0] if isinstance(found[0], Machine) else None
 
-    def _made(self, problem: Problem) -> Machine | _Refused:
+    def _identity(self, problem: Problem) -> Identity:
+        plain = [x for x in self.leaves if not isinstance(x, Tensor)]
+        return Identity(self.field, _plain(problem.solver), problem.controller, plain)
+
+    def _made(self, problem: Problem, identity: Identity) -> Machine | _Refused:
         controller = problem.controller
         bound = controller.with_tolerances(problem.rtol, problem.atol)
         try:
             with torch.no_grad():
                 machine = find_machine(problem, controller)
-                of_args = {id(x): i for i, x in enumerate(self.leaves)}
-                machine.places = {
-                    i: of_args[id(x)]
-                    for i, x in enumerate(machine.outside.tensors)
-                    if id(x) in of_args
-                }
-                check_machine(machine, problem, bound, {})
-        except Unsupported:
-            pass  # the tier of steps will say what it cannot do either
+                machine.places = _places(machine, self.leaves, identity)
+                check_machine(machine, problem, bound, self._swapped(machine))
+                machine.outside.forget()
+        except Unsupported as reason:
+            self.reason = str(reason)  # the tier of steps will say what it cannot do either
         except NoCompiler as reason:
             _warn(str(reason), "eager")
         except Mismatch as reason:
@@ -218,13 +257,61 @@ class Tiers:
             return machine
         return _REFUSED
 
+    def _is_restless(self, problem: Problem, identity: Identity) -> bool:
+        """Whether a call of the field changes it, which code would leave out."""
+        t = problem.t[:, :1] if problem.per_sample else problem.t[0]
+        with torch.no_grad():
+            problem.field(t, problem.y0)
+        if self._identity(problem).key == identity.key:
+            return False
+        self.reason = "a call of the field changes something that it is made of"
+        _restless[id(self.field)] = self.field
+        while len(_restless) > KEPT:
+            _restless.popitem(last=False)
+        return True
+
+
+def _places(machine: Machine, leaves: list[Any], identity: Identity) -> list[tuple[bool, int]]:
+    """Where each tensor that the code reads will be found in later calls.
+
+    Raises:
+        Unsupported: one could not be, so that a change of it might pass unseen.
+    """
+    places = []
+    of_args = {id(x): i for i, x in reversed([*enumerate(leaves)])}
+    for x in machine.outside.tensors:
+        if id(x) in of_args:
+            places.append((True, of_args[id(x)]))
+        elif id(x) in identity.places:
+            places.append((False, identity.places[id(x)]))
+        else:
+            raise Unsupported(
+                f"it reads a tensor of shape {tuple(x.shape)} that cannot be found in it; make it "
+                "an attribute, a buffer, or one of args"
+            )
+    return places
+
+
+def _kind_of(problem: Problem) -> Any:
+    """What code is made for, beside the field and the settings of solver and controller."""
+    return (
+        *(getattr(problem.field, "layout", None), tuple(problem.y0.shape), problem.y0.dtype),
+        *(problem.per_sample, save_of(problem), problem.dense, problem.controlled),
+        *(type(_plain(problem.solver)), type(problem.controller)),
+        *(_kind(problem.rtol), _kind(problem.atol)),
+    )
+
 
 def _kind(tolerance: Any) -> Any:
     return tuple(tolerance.shape) if isinstance(tolerance, Tensor) else None
 
 
 def _warn(reason: str, tier: str) -> None:
-    warnings.warn(f"compile=True: {reason}; tier {tier!r} runs", CompileWarning, stacklevel=6)
+    """Warn about the line that asked for compiling, however deep this is beneath it."""
+    frame, level = sys._getframe(1), 2
+    while frame.f_back and str(frame.f_globals.get("__name__")).startswith("odekit"):
+        frame, level = frame.f_back, level + 1
+    warnings.warn(f"compile=True: {reason}; tier {tier!r} runs", CompileWarning, stacklevel=level)
 
 
 def _wants_gradients(problem: Problem) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -27,8 +28,12 @@ _HARMLESS = frozenset(("aten.squeeze_.dim", "aten.squeeze_.dims", "aten.unsqueez
 def _decompositions() -> Any:
     """Operations in terms of others, down to those that `Interpreter` knows."""
     aten = torch.ops.aten
-    more = (aten.elu, aten.leaky_relu, aten._softmax, aten._log_softmax, aten.native_layer_norm)
+    more = (aten.elu, aten.leaky_relu, aten._softmax, aten._log_softmax)
     return {**core_aten_decompositions(), **get_decompositions(more)}
+
+
+AMBIGUOUS = 4
+"""Tensors as long as the batch for which it is tried both to read them along it and not to."""
 
 
 class Given(NamedTuple):
@@ -98,18 +103,25 @@ class _Watch(TorchFunctionMode):
         if function in _READS:
             raise Unsupported(f"it reads numbers out of a tensor: Tensor.{name}")
         if function in _COPIES:
-            given = args[1:] if function is Tensor.new_tensor else args
-            found = leaves_of((given, kwargs))
-            if any(isinstance(x, Tensor) for x in found) and found[:1] != [*given[:1]]:
+            data = args[1 if function is Tensor.new_tensor else 0 :][:1]
+            whole = isinstance(data[0], Tensor) if data else False
+            keeps = function in (torch.as_tensor, torch.asarray)
+            if any(isinstance(x, Tensor) for x in leaves_of(data)) and not (whole and keeps):
                 raise Unsupported(f"it makes a tensor of the numbers of others: {name}")
         return function(*args, **(kwargs or {}))
 
 
 class Outside:
-    """Tensors from outside of all traced functions, which the code reads anew in every call."""
+    """Tensors from outside of all traced functions, which the code reads anew in every call.
+
+    Attributes:
+        tensors: those that were there when the code was made; `forget` drops them.
+        kinds: the shape and dtype of each.
+    """
 
     def __init__(self) -> None:
         self.tensors: list[Tensor] = []
+        self.kinds: list[tuple[tuple[int, ...], torch.dtype]] = []
         self.names: dict[int, str] = {}
 
     def name_of(self, tensor: Tensor) -> str:
@@ -117,14 +129,42 @@ class Outside:
         if id(tensor) not in self.names:
             self.names[id(tensor)] = f"x{len(self.tensors)}"
             self.tensors.append(tensor)
+            self.kinds.append((tuple(tensor.shape), tensor.dtype))
         return self.names[id(tensor)]
+
+    def forget(self) -> None:
+        """Let go of the tensors; others will take their places."""
+        self.tensors = []
+
+    def read(self, tensors: Sequence[Tensor]) -> list[Tensor]:
+        """The numbers of these in their places, one after another in memory.
+
+        Raises:
+            Unsupported: one is of another kind than the code was made for.
+        """
+        for x, (shape, dtype) in zip(tensors, self.kinds, strict=True):
+            same = x.shape == shape and x.dtype is dtype and x.layout is torch.strided
+            if not same or x.device.type != "cpu":
+                raise Unsupported(
+                    f"a tensor that was {dtype} {list(shape)} is {x.dtype} {list(x.shape)} on "
+                    f"{x.device} now"
+                )
+        return [x.detach().resolve_neg().contiguous() for x in tensors]
 
 
 class _Reader:
-    """Reads tensors from outside in one program, along the samples or not."""
+    """Reads tensors from outside in one program.
 
-    def __init__(self, program: Program, outside: Outside, *, looping: bool) -> None:
-        self.program, self.outside, self.looping = program, outside, looping
+    Args:
+        program: that reads them.
+        outside: where they are kept.
+        still: which of those that are as long as the batch are not read along it, in the order
+            in which they are met; the others are.
+    """
+
+    def __init__(self, program: Program, outside: Outside, still: Sequence[bool]) -> None:
+        self.program, self.outside, self.still = program, outside, still
+        self.met: list[str] = []
         self.places: dict[str, tuple[tuple[int, ...], int | None]] = {}
 
     def value(self, tensor: Tensor) -> Value:
@@ -138,8 +178,12 @@ class _Reader:
         if not tensor.dtype.is_floating_point or tensor.numel() == 0:
             return self.program.constant(tensor.detach())
         name, shape, loop = self.outside.name_of(tensor), tuple(tensor.shape), None
-        if self.looping and self.program.length > 1 and self.program.length in shape:
-            loop = shape.index(self.program.length)
+        if self.program.length > 1 and self.program.length in shape:
+            if name not in self.met:
+                self.met.append(name)
+            place = self.met.index(name)
+            if place >= len(self.still) or not self.still[place]:
+                loop = shape.index(self.program.length)
         self.places[name] = shape, loop
         return self.program.input(name, shape, tensor.dtype, loop=loop)
 
@@ -183,9 +227,10 @@ def make_stage(
     """
     graph = trace(function, [x.example for x in given])
     first: Unsupported | None = None
-    for looping in (True, False):
+    waiting: list[tuple[bool, ...]] = [(), (True,) * AMBIGUOUS]
+    for still in waiting:
         program = Program(length)
-        reader = _Reader(program, outside, looping=looping)
+        reader = _Reader(program, outside, still)
         arrays = {x.where.name: x.where for x in given if isinstance(x.where, Array)}
         try:
             values = [_entered(program, x) for x in given]
@@ -194,6 +239,10 @@ def make_stage(
             stores = _stores(program, outputs, targets, straight=count is None)
         except Unsupported as error:
             first = first or error
+            if not reader.met:
+                break
+            if len(waiting) == 2 and still and len(reader.met) <= AMBIGUOUS:
+                waiting += itertools.product((False, True), repeat=AMBIGUOUS)
             continue
 
         def read(
