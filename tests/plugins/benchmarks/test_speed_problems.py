@@ -211,7 +211,7 @@ def test_compiled_rows_ask_for_a_compiled_solve_and_the_object_is_made_once(monk
     asked.clear()
     for method in speed_odekit.rows(case, compiled=True):
         method.call()
-        assert asked.pop() is method.name.endswith("compiled")
+        assert asked.pop() is ("compiled" in method.name)
 
 
 def test_an_unknown_system_is_named():
