@@ -239,3 +239,14 @@ def test_training_goes_the_same_way() -> None:
         losses.append(history)
     assert losses[1] == pytest.approx(losses[0], rel=1e-9)
     assert losses[1][-1] < losses[1][0]
+
+
+def test_complex_states_run_eagerly_and_say_so() -> None:
+    y0 = torch.ones(2, dtype=torch.complex128)
+    with pytest.warns(odekit.CompileWarning, match="complex") as seen:
+        solution = odekit.solve(lambda t, y: 1j * y, y0, [0.0, 1.0], compile=True, rtol=1e-8)
+    assert len(seen) == 1
+    assert solution.stats.tier == "eager"
+    torch.testing.assert_close(
+        solution.y[-1], torch.exp(torch.tensor(1j)).expand(2).to(y0), rtol=1e-6, atol=0
+    )

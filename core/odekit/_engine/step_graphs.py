@@ -71,6 +71,8 @@ class Graphs:
         *,
         graph: bool,
     ) -> None:
+        if y.is_complex():  # PyTorch's compiler makes no code for them
+            raise Unsupported(f"the state is {y.dtype}")
         self.counted, self.spec = CountedField(field), spec
         self.solver: Solver | None = solver
         self.plan: Plan | None = None
