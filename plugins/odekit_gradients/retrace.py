@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import bisect
 import functools
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, cast
@@ -17,6 +18,7 @@ import torch
 from torch import Tensor
 
 from odekit import (
+    Accepted,
     IncompatibleError,
     Integrate,
     Observer,
@@ -132,6 +134,11 @@ class Path:
         return begin, end - begin
 
     @functools.cached_property
+    def _jumps(self) -> frozenset[float]:
+        """All times at which the field jumps, ends of the span included."""
+        return frozenset(float(t) for t in self.problem.controller.jump_times)
+
+    @functools.cached_property
     def _falls(self) -> bool:
         """Whether time runs backwards; with a shared step size."""
         return bool(self.problem.t[-1] < self.problem.t[0])
@@ -177,6 +184,11 @@ class Path:
             observer: told of its steps.
         """
         problem, knots = self.problem, self.knots[..., first : last + 1]
+        ends = self._plain_ends(knots, t)
+        if ends is not None:
+            kept = self._rows_at(ends, first) if rows else {}
+            if kept is not None:
+                return self._march(state, ends, kept, observer)
         begin, end = knots[..., 0], knots[..., -1]
         picked, index, valid = self._rows_in(begin, end, t if rows else t[..., :0])
         if t.requires_grad:
@@ -212,6 +224,50 @@ class Path:
             else trajectory.y[1:][: len(valid)][valid]
         )
         return Rows(values, index), State(y, memory)
+
+    def _plain_ends(self, knots: Tensor, t: Tensor) -> list[float] | None:
+        """Knots as numbers, where nothing but steps lies between them; None where more does."""
+        if self.problem.per_sample or t.requires_grad:
+            return None
+        ends: list[float] = knots.tolist()
+        return ends if self._jumps.isdisjoint(ends) else None
+
+    def _rows_at(self, ends: list[float], first: int) -> dict[float, int] | None:
+        """Places of the rows by the ends of steps where they are; None if some are elsewhere."""
+        if self.problem.save == "steps":
+            return {end: first + i for i, end in enumerate(ends) if i}
+        low, high = (
+            bisect.bisect_right(self._times, -x if self._falls else x) for x in (ends[0], ends[-1])
+        )
+        rows = {-x if self._falls else x: low + i for i, x in enumerate(self._times[low:high])}
+        return rows if rows.keys() <= set(ends) else None
+
+    def _march(
+        self, state: State, ends: list[float], kept: dict[float, int], observer: Observer | None
+    ) -> tuple[Rows, State]:
+        """Steps one after the other, without the engine's care for what may lie between them.
+
+        Stretches are short and many, so that the engine's preparations would cost as much as a
+        few steps.
+        """
+        problem, y, memory = self.problem, state.y, state.memory
+        solver, field = problem.solver, problem.field
+        clock = functools.partial(torch.full, (), dtype=torch.float64, device=y.device)
+        values = []
+        for begin, end in itertools.pairwise(ends):
+            now = clock(begin)
+            if memory is None:
+                memory = solver.init(field, now, y)
+            step = solver.step(field, now, end - begin, y, memory)
+            y, memory = step.y, step.state
+            if end in kept:
+                values.append(y)
+            if observer is not None:
+                observer(Accepted(end, y, memory, jump=False))
+        reached = [kept[end] for end in ends if end in kept]
+        places = torch.tensor(reached, dtype=torch.int64, device=y.device)
+        rows = torch.stack(values) if values else y.new_empty((0, *y.shape))
+        return Rows(rows, (places,)), State(y, memory if self.mould is not None else None)
 
     def _rows_in(
         self, begin: Tensor, end: Tensor, t: Tensor

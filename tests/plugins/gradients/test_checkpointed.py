@@ -34,8 +34,8 @@ def checkpointed(**options: Any) -> Any:
 class Case:
     """A loss on all rows, with gradients of start, times and parameters."""
 
-    def __init__(self, **options: Any) -> None:
-        self.options, self.net = options, network()
+    def __init__(self, *, end: float = 3.0, **options: Any) -> None:
+        self.options, self.net, self.end = options, network(), end
         self.y0 = torch.tensor([[0.5, -0.3], [1.2, 0.4], [-0.8, 0.9]], dtype=DOUBLE)
         self.calls = 0
 
@@ -45,7 +45,7 @@ class Case:
 
     def gradients(self, gradient: Any, *, times: bool = True) -> list[Tensor]:
         y0 = self.y0.clone().requires_grad_()
-        t = torch.linspace(0, 3, 7, dtype=DOUBLE).requires_grad_(times)
+        t = torch.linspace(0, self.end, 7, dtype=DOUBLE).requires_grad_(times)
         y = odekit.solve(self.field, y0, t, gradient=gradient, **self.options).y
         inputs = [y0, *self.net.parameters(), *([t] if times else [])]
         return list(torch.autograd.grad(y.square().cos().sum(), inputs))
@@ -63,6 +63,7 @@ SOLVES: dict[str, dict[str, Any]] = {
     "completed": {"solver": "dopri8", "rtol": 1e-10},
     "completed lanes": {"solver": "dopri8", "per_sample": True},
     "doubled": {"solver": "rk4", "rtol": 1e-5},
+    "with a memory": {"solver": "reversible_heun", "step_size": 0.01},
 }
 ROOMS: dict[str, dict[str, Any]] = {
     "square root": {},
@@ -101,6 +102,16 @@ def test_jumps(checkpoints: int | None, *, times: bool, per_sample: bool) -> Non
 @pytest.mark.parametrize("per_sample", [False, True])
 def test_rows_at_every_step(*, per_sample: bool) -> None:
     case = Case(per_sample=per_sample, save="steps", rtol=1e-9)
+    close(
+        case.gradients(checkpointed(checkpoints=2), times=False),
+        case.gradients("unrolled", times=False),
+    )
+
+
+@pytest.mark.parametrize("step_size", [0.125, 0.2])
+def test_rows_at_the_ends_of_steps_and_between_them_backwards_in_time(step_size: float) -> None:
+    """An eighth divides the half between rows; a fifth does not."""
+    case = Case(end=-3.0, solver="rk4", step_size=step_size)
     close(
         case.gradients(checkpointed(checkpoints=2), times=False),
         case.gradients("unrolled", times=False),
