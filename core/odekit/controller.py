@@ -38,11 +38,14 @@ class StepController(ABC):
     Attributes:
         step_times: times that a step must end on.
         jump_times: the same, and the field jumps there, so the solver starts afresh.
+        stretch: how many times as long a step may become where that ends it on a stop or on the
+            end. Only rounding, unless the controller looks at errors and would reject too much.
         solver_needs: traits without which the controller cannot work.
     """
 
     step_times: tuple[float, ...] = ()
     jump_times: tuple[float, ...] = ()
+    stretch: float = 1 + 1e-9
     solver_needs: ClassVar[Trait] = Trait.NONE
 
     def with_tolerances(self, rtol: Any, atol: Any) -> Self:

@@ -51,7 +51,8 @@ class ErrorController(StepController):
     Args:
         rtol: relative tolerance; None for that of ``solve``.
         atol: absolute tolerance; None for that of ``solve``.
-        safety: how far below tolerance to aim.
+        safety: how far below tolerance to aim; a step may be ``1 / safety`` times as long where
+            that ends it on a stop or on the end, unless there is a ``max_step``.
         factor_min: a step never shrinks by more than this.
         factor_max: a step never grows by more than this.
         min_step: steps never get shorter; an attempt of this length is accepted as it is.
@@ -97,6 +98,8 @@ class ErrorController(StepController):
         self.rtol, self.atol = rtol, atol
         self.safety, self.factor_min, self.factor_max = safety, factor_min, factor_max
         self.min_step, self.max_step, self.first_step = min_step, max_step, first_step
+        # As far as the tolerance is expected to reach where nobody plays safe.
+        self.stretch = max(1 / safety, type(self).stretch) if max_step == math.inf else self.stretch
         self.step_times = tuple(map(float, step_times))
         self.jump_times = tuple(map(float, jump_times))
 

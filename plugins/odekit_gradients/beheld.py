@@ -32,6 +32,7 @@ class Beheld(StepController):
     ) -> None:
         self.inner, self.split, self.join = inner, split, join
         self.step_times, self.jump_times = inner.step_times, inner.jump_times
+        self.stretch = inner.stretch
         self.solver_needs = inner.solver_needs  # type: ignore[misc]
 
     def with_tolerances(self, rtol: Any, atol: Any) -> Self:

@@ -42,7 +42,7 @@ class Continued(StepController):
 
     def __init__(self, inner: StepController, jump_times: Iterable[float] = ()) -> None:
         self.inner = inner
-        self.step_times = inner.step_times
+        self.step_times, self.stretch = inner.step_times, inner.stretch
         self.jump_times = tuple(sorted({*inner.jump_times, *jump_times}))
         self.plan: _Plan | None = None
 

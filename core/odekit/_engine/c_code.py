@@ -311,7 +311,7 @@ LOOP = """\
       if (attempts == max_steps) { status = 1; break; }
       if (attempts == last || saved == capacity) { status = -1; break; }
       const double room = before - t;
-      const int clipped = left * SNAP >= fabs(room);
+      const int clipped = left * stretch >= fabs(room);
       const double asked = clipped ? room : h;
       const double length = clipped ? room : (t + h) - t;
       STEP
@@ -391,6 +391,7 @@ def source(parts: Parts, save: str) -> str:
         "  const int64_t budget = n[0], max_steps = n[1], rows = n[2], lanes = n[3];\n"
         "  const int64_t capacity = n[4], recorded = n[5], COUNT = n[6];\n"
         "  (void)rows; (void)recorded; (void)COUNT; (void)lanes;\n"
+        "  const double stretch = r[2 * lanes];\n"
         "  double *carried_t = p[0], *carried_h = p[1]; int64_t *counted = p[2];\n"
         "  const double *begins = p[3], *all_times = p[4]; const double *edges = p[5];\n"
         f"  {real} *restrict all_out = p[6]; double *ends = p[7], *lengths = p[8];\n"

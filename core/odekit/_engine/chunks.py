@@ -100,7 +100,7 @@ class Chunk:
         now = self._stopped(now)
         t, h, y, active = now.t, now.h, now.y, now.active
         room = now.end - t
-        clipped = h.abs() * SNAP >= room.abs()
+        clipped = h.abs() * self.controller.stretch >= room.abs()
         asked = torch.where(active, torch.where(clipped, room, h), 0.0)
         # The length that is really taken, so that a replay of the times repeats it exactly.
         trial = torch.where(active & ~clipped, (t + h) - t, asked)

@@ -18,7 +18,7 @@ from odekit.problem import Problem
 from odekit.solver import FlatField, Step
 
 SNAP = 1 + 1e-9
-"""A step that would leave less than a billionth of itself goes all the way."""
+"""Steps whose lengths differ by less than a billionth are the same."""
 
 TINY = 4 * torch.finfo(torch.float64).eps
 """Steps shorter than this part of the time itself cannot be represented."""

@@ -111,7 +111,7 @@ class _Run:
         while bool(self.active.any()):
             self._check_lengths(h, floor, finite)
             room = before.gather(1, index[:, None])[:, 0] - self.t
-            clipped = h.abs() * SNAP >= room.abs()
+            clipped = h.abs() * controller.stretch >= room.abs()
             asked = torch.where(self.active, torch.where(clipped, room, h), 0.0)
             # The length that is really taken, so that a replay of the times repeats it exactly.
             trial = torch.where(self.active & ~clipped, (self.t + h) - self.t, asked)

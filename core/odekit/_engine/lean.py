@@ -124,7 +124,7 @@ class _Run:
                 self.status = Status.MAX_STEPS
                 return
             room = stop.before - self.t
-            clipped = abs(h) * SNAP >= abs(room)
+            clipped = abs(h) * controller.stretch >= abs(room)
             asked = room if clipped else h
             # The length that is really taken, so that a replay of the times repeats it exactly.
             trial = room if clipped else (self.t + h) - self.t

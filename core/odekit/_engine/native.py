@@ -144,7 +144,8 @@ class Run:
         self.counts[:, 3:6] = torch.tensor([1, -1, 1])
         ends, begins = start.t[:, -1], start.t[:, 0]
         sign = torch.where(ends >= begins, 1.0, -1.0)
-        self.limits = torch.stack([sign.double(), 1e-30 * (ends - begins).abs()], 1).contiguous()
+        limits = torch.stack([sign.double(), 1e-30 * (ends - begins).abs()], 1)
+        self.limits = torch.cat([limits.flatten(), limits.new_tensor([controller.stretch])])
         lost = ~torch.isfinite(self.h) & (ends != begins)
         self.counts[:, 5] = (~lost).long()
         self.counts[ends == begins, 4] = 0

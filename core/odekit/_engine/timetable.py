@@ -97,7 +97,7 @@ class Timetable:
         floor = 1e-30 * abs(end - t)
         while attempts < self.max_steps and abs(h) > max(TINY * abs(t), floor):
             room = end - t
-            clipped = abs(h) * SNAP >= abs(room)
+            clipped = abs(h) * self.controller.stretch >= abs(room)
             trial = room if clipped else (t + h) - t
             try:
                 decision = self._decide(room if clipped else h, control)

@@ -143,6 +143,32 @@ def test_steps_never_get_shorter_than_min_step(name):
     assert (solution.stats.accepted.item(), solution.stats.rejected.item()) == (20, 0)
 
 
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("per_sample", [False, True])
+def test_a_step_that_would_leave_little_goes_all_the_way(per_sample, compiled):
+    """No two steps where one is expected to do; the steps before do not know of the end."""
+
+    def ends(end, **options):
+        with torch.no_grad():
+            found = odekit.solve(
+                *(lambda t, y: -y, STARTS[:1], [0.0, end]),  # steps grow, and none is rejected
+                controller=controlled("integral", **options),
+                per_sample=per_sample,
+                save="steps",
+                compile=compiled,
+            )
+        return found.t.flatten().tolist()
+
+    free = ends(5.0)
+    for i in (2, 6):
+        length = free[i + 1] - free[i]
+        near, far = free[i + 1] + 0.08 * length, free[i + 1] + 0.2 * length
+        assert ends(near) == pytest.approx([*free[: i + 1], near], rel=1e-9)
+        assert ends(far) == pytest.approx([*free[: i + 2], far], rel=1e-9)
+        # What nobody exceeds is not stretched either.
+        assert ends(near, max_step=100.0) == pytest.approx([*free[: i + 2], near], rel=1e-9)
+
+
 @pytest.mark.parametrize("per_sample", [False, True])
 @pytest.mark.parametrize("sign", [1.0, -1.0])
 @pytest.mark.parametrize("name", GAINS)
