@@ -134,7 +134,7 @@ class Vigil:
         self.rows, self.late = (times, norms(grad_y, self.lanes)), times[-1]
         self.base = grad_y.detach()[-1]
 
-    def look(self, t: Any, h: Any, y: Tensor, a: Tensor) -> None:
+    def look(self, t: Any, h: Any, y: Tensor, a: Tensor, size: Any = None) -> None:
         """Look at the start of a step.
 
         Args:
@@ -142,10 +142,11 @@ class Vigil:
             h: the signed length of the step, likewise.
             y: the state.
             a: its cotangent.
+            size: the norm of that, where it is known.
         """
         if self.rows is None:
             return
-        size, added = self._norm(a), self._added(t)
+        size, added = self._norm(a) if size is None else size, self._added(t)
         before = np.maximum(added + self.low, EXACT * added)
         less = size - added < self.low
         if less.all():

@@ -128,13 +128,15 @@ class _Passing:
         if opened is None or not seen:
             return
         with torch.no_grad():
-            last = opened[1][-1]
-            if is_calm(norms(torch.stack([last, *seen.values()]), self.lanes)):
+            places = sorted(seen, reverse=True)
+            cotangents = [opened[1][-1], *map(seen.__getitem__, places)]
+            sizes = norms(torch.stack(cotangents), self.lanes)
+            if is_calm(sizes):
                 return
             vigil = self.look(by_start)
             vigil.open(*opened)
-            for place in sorted(seen, reverse=True):
-                vigil.look(*self.steps[place], seen[place])
+            for place, size in zip(places, sizes[1:], strict=True):
+                vigil.look(*self.steps[place], seen[place], size)
             vigil.close()
 
     def forget(self) -> None:
