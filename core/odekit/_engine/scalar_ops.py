@@ -9,7 +9,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 from torch import Tensor
-from torch.fx import GraphModule, Node
+from torch.fx import Graph, Node
 
 from odekit._engine.scalars import Program, Unsupported, Value
 
@@ -112,6 +112,29 @@ _BLANK = frozenset(
         *("empty_permuted", "empty_strided", "new_empty_strided"),
     )
 )
+PLAIN = frozenset(
+    (
+        *(ONE | TWO | _SAME | _RESHAPES | _BLANK | _SEVERAL),
+        *("where", "clamp", "clamp_min", "clamp_max", "addcmul", "addcdiv", "lerp", "square"),
+        *(
+            "rsub",
+            "nan_to_num",
+            "isfinite",
+            "permute",
+            "transpose",
+            "t",
+            "select",
+            "slice",
+            "cat",
+            "stack",
+            "index_select",
+        ),
+        *("ones", "ones_like", "new_ones", "full", "full_like", "new_full", "scalar_tensor"),
+        *("mm", "bmm", "mv", "dot", "addmm", "sum", "mean", "linalg_vector_norm"),
+    )
+)
+"""Operations that are read as they are, whatever else they could be made of."""
+
 _FOLDS = {"sum": "add", "prod": "mul", "amax": "maximum", "amin": "minimum", "any": "or_"}
 
 
@@ -126,15 +149,15 @@ class Interpreter:
     def __init__(self, program: Program, tensors: Callable[[Tensor], Value]) -> None:
         self.program, self.tensors = program, tensors
 
-    def run(self, graph: GraphModule, inputs: Sequence[Value]) -> list[Any]:
+    def run(self, graph: Graph, inputs: Sequence[Value]) -> list[Any]:
         """The values of the graph's outputs."""
         known: dict[Node, Any] = {}
         waiting = iter(inputs)
-        for node in graph.graph.nodes:
+        for node in graph.nodes:
             if node.op == "placeholder":
                 known[node] = next(waiting)
             elif node.op == "get_attr":
-                tensor = getattr(graph, str(node.target))
+                tensor = node.meta["val"]
                 lifted = all("lift_fresh" in str(user.target) for user in node.users)
                 known[node] = (
                     self.program.constant(tensor.detach()) if lifted else self.tensors(tensor)
@@ -161,8 +184,6 @@ class Interpreter:
         name = getattr(node.target, "__name__", str(node.target)).split(".")[0]
         if name not in _SAME:  # a view that may be written to apart from its base
             name = name.removesuffix("_copy")
-        if name in ("squeeze_", "unsqueeze_"):
-            name = name[:-1]
         seen = node.meta.get("val")
         if isinstance(seen, Tensor):
             shape, dtype = tuple(seen.shape), seen.dtype
@@ -227,9 +248,7 @@ class Interpreter:
                     value = self._two(op, [value, bound], {}, shape, dtype)
             return value  # type: ignore[no-any-return]
         if name in ("addcmul", "addcdiv"):
-            inner = self._two(name[3:], args[1:3], {}, shape, dtype)
-            if name == "addcdiv":
-                inner = self._two("div", args[1:3], {}, shape, dtype)
+            inner = self._two(name[-3:], args[1:3], {}, shape, dtype)
             factor = options.get("value", 1)
             return self._two("add", [args[0], inner], {"alpha": factor}, shape, dtype)
         if name == "lerp":

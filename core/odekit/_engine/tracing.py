@@ -11,25 +11,30 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 from torch._decomp import core_aten_decompositions, get_decompositions
-from torch.fx import GraphModule
-from torch.fx.experimental.proxy_tensor import make_fx
+from torch.fx import Graph
 from torch.overrides import TorchFunctionMode
 
 from odekit._engine.c_code import Array, Stage
-from odekit._engine.scalar_ops import Interpreter
+from odekit._engine.recording import Recording, SharedWrite
+from odekit._engine.scalar_ops import PLAIN, Interpreter
 from odekit._engine.scalars import Program, Unsupported, Value
 from odekit.trees import leaves_of
-
-_HARMLESS = frozenset(("aten.squeeze_.dim", "aten.squeeze_.dims", "aten.unsqueeze_.default"))
-"""They write no number, only a shape."""
 
 
 @functools.cache
 def _decompositions() -> Any:
-    """Operations in terms of others, down to those that `Interpreter` knows."""
     aten = torch.ops.aten
     more = (aten.elu, aten.leaky_relu, aten._softmax, aten._log_softmax)
     return {**core_aten_decompositions(), **get_decompositions(more)}
+
+
+def _decomposition(operation: Any) -> Callable[..., Any] | None:
+    """The operation in terms of others, down to those that `Interpreter` knows.
+
+    The table takes a while to load, so that nobody looks who need not.
+    """
+    name = str(operation).split(".")[1].removesuffix("_")
+    return None if name in PLAIN else _decompositions().get(operation)
 
 
 AMBIGUOUS = 4
@@ -55,33 +60,29 @@ class Wanted(NamedTuple):
     looped: bool
 
 
-def trace(function: Callable[..., Any], args: Sequence[Tensor]) -> GraphModule:
+def trace(function: Callable[..., Any], args: Sequence[Tensor]) -> Graph:
     """The graph of core operations of a function of tensors.
 
     Raises:
         Unsupported: it does something that a graph cannot say.
     """
-    table = _decompositions()
     failures = []
-    for pure in (torch.func.functionalize(function, remove="mutations_and_views"), function):
-        maker = make_fx(
-            pure, decomposition_table=table, tracing_mode="fake", _allow_non_fake_inputs=True
-        )
+    # What is written into views of a tensor is told apart by PyTorch, which takes its time.
+    for pure in (function, torch.func.functionalize(function, remove="mutations_and_views")):
+        given = [x.detach().clone() for x in args]
+        recording = Recording(given, _decomposition)
         try:
-            with torch.no_grad(), _Watch():
-                graph = maker(*(x.detach().clone() for x in args))
+            with torch.no_grad(), torch.random.fork_rng([]), _Watch(), recording:
+                outputs = pure(*given)
+            return recording.end(outputs)
+        except SharedWrite as error:
+            failures.append(str(error))
         except Unsupported:
             raise
         except Exception as error:
-            failures.append(error)
-            continue
-        for node in graph.graph.nodes:
-            schema = getattr(node.target, "_schema", None)
-            if schema is not None and schema.is_mutable and str(node.target) not in _HARMLESS:
-                raise Unsupported(f"it writes into a tensor by {node.target}")
-        return graph
-    text = str(failures[0]).strip().split("\n")[0]
-    raise Unsupported(f"it cannot be traced: {type(failures[0]).__name__}: {text}")
+            text = str(error).strip().split("\n")[0]
+            failures.append(f"it cannot be traced: {type(error).__name__}: {text}")
+    raise Unsupported(failures[0])
 
 
 _READS = {
