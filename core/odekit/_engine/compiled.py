@@ -9,6 +9,7 @@ import contextlib
 import ctypes
 import functools
 import hashlib
+import importlib.util
 import os
 import platform
 import shutil
@@ -19,6 +20,7 @@ import tempfile
 import threading
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -29,12 +31,15 @@ from odekit._engine.scalars import Unsupported
 
 FLAGS = (
     *("-x", "c", "-std=gnu11", "-march=native", "-fopenmp-simd", "-fno-math-errno"),
-    *("-fno-trapping-math", "-shared", "-fPIC"),
+    *("-fno-trapping-math", "-shared", "-fPIC", "-Werror=implicit-function-declaration"),
 )
 """Nothing among them lets the compiler treat NaN or infinity as impossible, or reorder sums."""
 
 LONG = 4000
 """Lines of code for which the compiler takes its time; more than that it may not."""
+
+ENTRY = "inductor_entry_cpp"
+"""The function of a library that PyTorch's compiler has made."""
 
 _loaded: dict[str, Any] = {}
 _lock = threading.Lock()
@@ -119,6 +124,16 @@ def _load(source: str, command: tuple[str, str], key: str) -> Any:
     raise NoCompiler(f"compiled code can be neither written nor loaded in {cache_folder()}")
 
 
+def own_folder() -> Path | None:
+    """The folder of compiled code, if there is one into which nobody else can put code."""
+    folder = cache_folder()
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        return folder if _is_own(folder) else None
+    except OSError:
+        return None
+
+
 def _user() -> int:
     return os.getuid() if hasattr(os, "getuid") else 0
 
@@ -152,19 +167,52 @@ def is_transformed() -> bool:
     return torch._C._functorch.peek_interpreter_stack() is not None
 
 
-def trace_joint(
-    step: Callable[[Sequence[Tensor]], tuple[list[Tensor], list[Tensor]]],
-    inputs: Sequence[Tensor],
-    wanted: Sequence[bool],
-    params: Sequence[Tensor],
-) -> tuple[Any, list[Tensor]]:
-    """A step and, where anything is wanted, its derivative, as one graph of tensors.
+@dataclass(frozen=True)
+class Joint:
+    """A step and, where anything is wanted, its derivative.
 
-    Args:
+    Attributes:
         step: from inputs to outputs with derivatives and outputs without.
-        inputs: examples.
-        wanted: which of them ask for gradients.
+        wanted: which inputs ask for gradients.
         params: tensors that the step reads beside its inputs and that ask for gradients.
+    """
+
+    step: Callable[[Sequence[Tensor]], tuple[list[Tensor], list[Tensor]]]
+    wanted: Sequence[bool]
+    params: Sequence[Tensor]
+
+    @property
+    def back(self) -> bool:
+        """Whether there is a derivative."""
+        return any(self.wanted) or bool(self.params)
+
+    def forward(self, *given: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        """Outputs with derivatives and outputs without."""
+        with torch.no_grad():
+            return self.step(given)
+
+    def both(self, given: Sequence[Tensor], cotangents: Sequence[Tensor]) -> list[Tensor | None]:
+        """All outputs, and the gradients of inputs and parameters."""
+        with torch.enable_grad():
+            given = [x.detach().requires_grad_(w) for x, w in zip(given, self.wanted, strict=True)]
+            outputs, rest = self.step(given)
+            sources = [x for x, w in zip(given, self.wanted, strict=True) if w]
+            pairs = [(x, c) for x, c in zip(outputs, cotangents, strict=True) if x.requires_grad]
+            found = torch.autograd.grad(
+                [x for x, _ in pairs],
+                [*sources, *self.params],
+                [c for _, c in pairs],
+                allow_unused=True,
+            )
+            used = [
+                torch.zeros_like(x) if g is None else g
+                for x, g in zip(sources, found, strict=False)
+            ]
+            return [*(x.detach() for x in (*outputs, *rest)), *used, *found[len(sources) :]]
+
+
+def trace_joint(joint: Joint, inputs: Sequence[Tensor]) -> tuple[Any, list[Tensor]]:
+    """The graph of a step, and of its derivative if it has one, for inputs like these.
 
     Returns:
         The graph, with inputs, captured tensors and cotangents as its inputs, and outputs and
@@ -179,31 +227,14 @@ def trace_joint(
         from torch.fx.experimental.proxy_tensor import make_fx
 
     shapes: list[Tensor] = []
-    back = any(wanted) or bool(params)
 
     def forward(*given: Tensor) -> list[Tensor]:
-        with torch.no_grad():
-            outputs, rest = step(given)
-            shapes[:] = outputs
-            return [*outputs, *rest]
+        outputs, rest = joint.forward(*given)
+        shapes[:] = outputs
+        return [*outputs, *rest]
 
-    def joint(given: Sequence[Tensor], cotangents: Sequence[Tensor]) -> list[Tensor | None]:
-        with torch.enable_grad():
-            given = [x.detach().requires_grad_(w) for x, w in zip(given, wanted, strict=True)]
-            outputs, rest = step(given)
-            sources = [x for x, w in zip(given, wanted, strict=True) if w]
-            pairs = [(x, c) for x, c in zip(outputs, cotangents, strict=True) if x.requires_grad]
-            found = torch.autograd.grad(
-                [x for x, _ in pairs],
-                [*sources, *params],
-                [c for _, c in pairs],
-                allow_unused=True,
-            )
-            used = [
-                torch.zeros_like(x) if g is None else g
-                for x, g in zip(sources, found, strict=False)
-            ]
-            return [*(x.detach() for x in (*outputs, *rest)), *used, *found[len(sources) :]]
+    def both(given: Sequence[Tensor], cotangents: Sequence[Tensor]) -> list[Tensor | None]:
+        return joint.both(given, cotangents)
 
     def run(function: Callable[..., Any], *examples: Any) -> Any:
         maker = make_fx(
@@ -224,9 +255,9 @@ def trace_joint(
 
     examples = [x.detach().clone() for x in inputs]
     graph = run(forward, *examples)
-    if back:
+    if joint.back:
         cotangents = [torch.zeros(x.shape, dtype=x.dtype, device=x.device) for x in shapes]
-        graph = run(joint, examples, cotangents)
+        graph = run(both, examples, cotangents)
     captured = _lifted(graph, len(examples))
     return graph, captured
 
@@ -282,14 +313,16 @@ def _made_pure(node: Any) -> None:
     node.target = getattr(pure, overload)
 
 
-def inductor(
-    graph: Any, primals: int, outputs: int
-) -> tuple[Callable[..., Any], Callable[..., Any] | None]:
+Compiled = Callable[[list[Tensor]], Sequence[Any]]
+"""A compiled graph: from its inputs to its outputs; the list of inputs is emptied."""
+
+
+def inductor(graph: Any, primals: int, outputs: int) -> list[Compiled]:
     """Compile a graph, cut in two where it has cotangents.
 
     Returns:
-        Forward, from a list of inputs to the outputs and what is to be kept; and backward, from
-        that and the cotangents to the gradients, or None.
+        Forward, from inputs to the outputs and what is to be kept; and, if there are cotangents,
+        backward, from that and the cotangents to the gradients.
 
     Raises:
         Unsupported: the compiler failed, with its complaint.
@@ -301,7 +334,7 @@ def inductor(
         from torch._inductor import config
         from torch._inductor.compile_fx import compile_fx_inner
 
-    def made(part: Any) -> Callable[..., Any]:
+    def made(part: Any) -> Compiled:
         fakes = [node.meta["val"] for node in part.graph.nodes if node.op == "placeholder"]
         # The code around the kernels in C++ as well: there are many of them, and small ones.
         around = all(x.device.type == "cpu" for x in fakes)
@@ -311,15 +344,51 @@ def inductor(
             # What the processor can do is asked already; trying it out would take a second.
             config.patch({"cpp_wrapper": around, "cpp.vec_isa_ok": True}),
         ):
-            return cast("Callable[..., Any]", compile_fx_inner(part, fakes, cpp_wrapper=around))
+            return cast("Compiled", compile_fx_inner(part, fakes, cpp_wrapper=around))
 
     given = [node for node in graph.graph.nodes if node.op == "placeholder"]
     try:
         if len(given) == primals:
             graph.graph.eliminate_dead_code()
-            return made(graph), None
+            return [made(graph)]
         ahead, back = min_cut_rematerialization_partition(graph, None, num_fwd_outputs=outputs)
-        return made(ahead), made(back)
+        return [made(ahead), made(back)]
     except Exception as error:
         text = str(error).strip().split("\n")[0]
         raise Unsupported(f"the compiler failed: {type(error).__name__}: {text[:200]}") from error
+
+
+def library_of(function: Compiled) -> Path | None:
+    """The file with the whole of a compiled graph; None if there is more to it than that file."""
+    around = getattr(function, "current_callable", None)
+    cells = [cell.cell_contents for cell in getattr(around, "__closure__", None) or ()]
+    names = getattr(getattr(around, "__code__", None), "co_varnames", ())
+    if len(cells) != 1 or names[:1] != ("args",) or "constants_tensor" in names:
+        return None
+    found = getattr(getattr(cells[0], "__self__", None), "__file__", None)
+    return Path(found) if found and getattr(cells[0], "__name__", None) == ENTRY else None
+
+
+def load_library(path: Path) -> Compiled:
+    """A compiled graph from the file that `library_of` named, or a copy of it.
+
+    Raises:
+        ImportError: it cannot be loaded.
+    """
+    address = torch._C._dynamo.guards._torchinductor_pyobject_tensor_data_ptr  # type: ignore[attr-defined]
+    os.environ["_TORCHINDUCTOR_PYOBJECT_TENSOR_DATA_PTR"] = str(address)
+    spec = importlib.util.spec_from_file_location(f"{path.stem}.{ENTRY}", path)
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{path} is no library")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    entry = getattr(module, ENTRY)
+    lend = torch._C._aoti.unsafe_alloc_void_ptrs_from_tensors
+    take = torch._C._aoti.alloc_tensors_by_stealing_from_void_ptrs
+
+    def call(inputs: list[Tensor]) -> Sequence[Any]:
+        handles = lend(inputs)
+        inputs.clear()
+        return take(entry(handles))
+
+    return call

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from odekit._engine.clock import CountedField
-from odekit._engine.compiled import inductor, trace_joint
+from odekit._engine.compiled import Compiled, Joint, inductor, trace_joint
+from odekit._engine.kept_steps import sketched
 from odekit._engine.scalars import Mismatch, Unsupported
 from odekit.errors import IncompatibleError
 from odekit.solver import FlatField, Segment, Solver, Step, Trait
@@ -76,8 +77,8 @@ class Graphs:
         self.counted, self.spec = CountedField(field), spec
         self.solver: Solver | None = solver
         self.plan: Plan | None = None
-        self.forward: Callable[..., Any]
-        self.backward: Callable[..., Any] | None
+        self.forward: Compiled
+        self.backward: Compiled | None
         self.places: list[int | None]
         inputs = [
             x.detach().contiguous().requires_grad_(x.requires_grad) for x in (t, h, y, *memory)
@@ -87,23 +88,42 @@ class Graphs:
         state = [x.is_floating_point() or x.is_complex() for x in (y, *memory)]
         self.wanted = [graph and t.requires_grad, False, *(graph and x for x in state)]
         self.params = [x for x in params if x.requires_grad] if graph else []
-        joint, self.captured = trace_joint(self._step, inputs, self.wanted, self.params)
-        known = {id(x) for x in self.params}
-        hidden = [x for x in self.captured if x.requires_grad and id(x) not in known]
-        if graph and hidden:  # parameters that only the trace has found
-            self.params += hidden
-            joint, self.captured = trace_joint(self._step, inputs, self.wanted, self.params)
-        if self.plan is None:
-            raise Unsupported("the step was not traced")
-        self.forward, self.backward = inductor(
-            joint, len(inputs) + len(self.captured), self.plan.outputs + self.plan.error
-        )
+        joint = Joint(self._step, self.wanted, self.params)
+        sketch = sketched(joint, inputs)
+        if graph and sketch is not None and self._add_hidden(sketch.outside):
+            sketch = sketched(joint, inputs)
+        found = None if sketch is None else sketch.found()
+        if found is None:
+            found = self._compiled(joint, inputs, graph=graph)
+            if sketch is not None:
+                sketch.keep(*found)
+        (self.forward, *back), self.captured = found
+        self.backward = back[0] if back else None
         places = {id(x): len(inputs) + i for i, x in enumerate(self.captured)}
         self.places = [places.get(id(x)) for x in self.params]
         self.counted = CountedField(_gone)
         self.solver = None
         self.params = []
         self.of_args: dict[int, int] = {}
+
+    def _compiled(
+        self, joint: Joint, inputs: Sequence[Tensor], *, graph: bool
+    ) -> tuple[list[Compiled], list[Tensor]]:
+        """The compiled step, and the tensors that it reads beside its inputs."""
+        traced, captured = trace_joint(joint, inputs)
+        if graph and self._add_hidden(captured):
+            traced, captured = trace_joint(joint, inputs)
+        if self.plan is None:
+            raise Unsupported("the step was not traced")
+        outputs = self.plan.outputs + self.plan.error
+        return inductor(traced, len(inputs) + len(captured), outputs), captured
+
+    def _add_hidden(self, captured: Sequence[Tensor]) -> bool:
+        """Add parameters that only a trace has found; whether there are any."""
+        known = {id(x) for x in self.params}
+        hidden = [x for x in captured if x.requires_grad and id(x) not in known]
+        self.params += hidden
+        return bool(hidden)
 
     def bound(self, captured: dict[int, Tensor]) -> Graphs:
         """The same with other tensors in the place of some that it captured."""
