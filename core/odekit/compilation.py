@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from copy import copy
 from typing import Any, final
@@ -76,6 +77,7 @@ def compile(field: Callable[..., State], y0: State, t: Any, **options: Any) -> C
 
     Raises:
         SolveError: the example does not reach its end.
+        TypeError: an option that `odekit.solve` does not have.
 
     Warns:
         CompileWarning: it runs, but not as fast as machine code would.
@@ -89,6 +91,10 @@ def compile(field: Callable[..., State], y0: State, t: Any, **options: Any) -> C
         >>> f"{end[0]:.6f} {end[1]:.6f}"
         '0.270671 0.541341'
     """
+    known = inspect.signature(solve_by).parameters
+    for name in options:
+        if name not in known or name in ("engine", "field", "y0", "t"):
+            raise TypeError(f"odekit.compile() got an unexpected keyword argument {name!r}")
     return Compiled(field, y0, t, **options)
 
 

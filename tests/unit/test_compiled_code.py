@@ -225,6 +225,13 @@ def test_other_shapes_and_structures_are_refused() -> None:
             fast({"a": Y0, "b": Y0}, TIMES[1:])
 
 
+@pytest.mark.parametrize("name", ["rtoll", "compile", "engine"])
+def test_options_that_solve_does_not_have_are_named(name: str) -> None:
+    message = rf"odekit\.compile\(\) got an unexpected keyword argument '{name}'"
+    with pytest.raises(TypeError, match=message):
+        odekit.compile(decay, Y0, TIMES, **{name: None})
+
+
 def test_a_tensor_of_another_shape_is_noticed() -> None:
     weight = torch.nn.Parameter(torch.ones(2, dtype=DOUBLE))
     with torch.no_grad():

@@ -358,19 +358,32 @@ def inductor(graph: Any, primals: int, outputs: int) -> list[Compiled]:
         raise Unsupported(f"the compiler failed: {type(error).__name__}: {text[:200]}") from error
 
 
-def library_of(function: Compiled) -> Path | None:
-    """The file with the whole of a compiled graph; None if there is more to it than that file."""
+def bare(functions: list[Compiled]) -> tuple[list[Compiled], list[Path]]:
+    """Compiled graphs with less around them, and the files that they are in.
+
+    The graphs as they are and no files, where there is more to one of them than a file.
+    """
+    files = [_library_of(x) for x in functions]
+    paths = [x for x in files if x is not None]
+    if len(paths) == len(files):
+        with contextlib.suppress(ImportError, AttributeError):
+            return [load_library(x) for x in paths], paths
+    return functions, []
+
+
+def _library_of(function: Compiled) -> Path | None:
     around = getattr(function, "current_callable", None)
     cells = [cell.cell_contents for cell in getattr(around, "__closure__", None) or ()]
     names = getattr(getattr(around, "__code__", None), "co_varnames", ())
     if len(cells) != 1 or names[:1] != ("args",) or "constants_tensor" in names:
         return None
-    found = getattr(getattr(cells[0], "__self__", None), "__file__", None)
-    return Path(found) if found and getattr(cells[0], "__name__", None) == ENTRY else None
+    whole = getattr(cells[0], "__name__", None) == ENTRY
+    found = getattr(getattr(cells[0], "__self__", None), "__file__", None) if whole else None
+    return Path(found) if found else None
 
 
 def load_library(path: Path) -> Compiled:
-    """A compiled graph from the file that `library_of` named, or a copy of it.
+    """A compiled graph from its file, or from a copy of that.
 
     Raises:
         ImportError: it cannot be loaded.

@@ -26,7 +26,6 @@ from odekit._engine.compiled import (
     Compiled,
     Joint,
     c_compiler,
-    library_of,
     load_library,
     own_folder,
 )
@@ -61,17 +60,15 @@ class Sketch:
         except (OSError, ImportError, AttributeError, ValueError, LookupError, TypeError):
             return None
 
-    def keep(self, functions: Sequence[Compiled], captured: Sequence[Tensor]) -> None:
-        """Put it on disk, if it can be and was understood."""
-        folder, libraries = own_folder(), [library_of(x) for x in functions]
+    def keep(self, libraries: Sequence[Path], captured: Sequence[Tensor]) -> None:
+        """Put it on disk, if that can be done."""
+        folder = own_folder()
         places = {id(x): i for i, x in enumerate(self.outside)}
         if folder is None or any(id(x) not in places for x in captured):
             return
         known = {"libraries": len(libraries), "captured": [places[id(x)] for x in captured]}
         with contextlib.suppress(OSError), tempfile.TemporaryDirectory(dir=folder) as fresh:
             for i, library in enumerate(libraries):
-                if library is None:
-                    return
                 copy = Path(fresh) / f"{self.key}.{i}.so"
                 shutil.copyfile(library, copy)
                 copy.replace(folder / copy.name)

@@ -16,7 +16,13 @@ import torch
 from torch import Tensor
 
 from odekit._engine.clock import CountedField
-from odekit._engine.compiled import Compiled, Joint, inductor, trace_joint
+from odekit._engine.compiled import (
+    Compiled,
+    Joint,
+    bare,
+    inductor,
+    trace_joint,
+)
 from odekit._engine.kept_steps import sketched
 from odekit._engine.scalars import Mismatch, Unsupported
 from odekit.errors import IncompatibleError
@@ -94,9 +100,11 @@ class Graphs:
             sketch = sketched(joint, inputs)
         found = None if sketch is None else sketch.found()
         if found is None:
-            found = self._compiled(joint, inputs, graph=graph)
-            if sketch is not None:
-                sketch.keep(*found)
+            functions, captured = self._compiled(joint, inputs, graph=graph)
+            functions, libraries = bare(functions)
+            if libraries and sketch is not None:
+                sketch.keep(libraries, captured)
+            found = functions, captured
         (self.forward, *back), self.captured = found
         self.backward = back[0] if back else None
         places = {id(x): len(inputs) + i for i, x in enumerate(self.captured)}
