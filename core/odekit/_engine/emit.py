@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from array import array
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -19,6 +20,10 @@ BATCH = 256
 
 BYTES = 1 << 22
 """The same in bytes, so that it does not grow with the state; few steps of a large one wait."""
+
+
+_Taken = tuple[float, float, Tensor, Tensor, tuple[Tensor, ...]]
+"""Of a step: start, length, the states at its ends, and what dense output needs."""
 
 
 def bytes_of(*parts: Tensor) -> int:
@@ -48,7 +53,7 @@ class Emitter:
         self.blocks: list[Tensor] = [problem.y0[None]]
         self.keeps = problem.dense or problem.save == "steps"
         self.knots = array("d", times[:1])  # the last alone, where nobody asks for the others
-        self.steps: list[tuple[float, float, Tensor, Tensor, tuple[Tensor, ...]]] = []
+        self.steps: list[_Taken] = []
         self.rows: list[tuple[int, int]] = []
         self.bytes, self.width = 0, bytes_of(problem.y0)
 
@@ -101,22 +106,47 @@ class Emitter:
             problem = self.problem
             rows, index = (list(column) for column in zip(*self.rows, strict=True))
             lowest = min(index)
-            kept = self.stacked(self.steps[lowest:])
+            kept = self.steps[lowest:]
             t = problem.t[torch.tensor(rows, device=problem.t.device)]
             where = torch.tensor([i - lowest for i in index], device=problem.t.device)
-            width = bytes_of(kept.y0[0]) * (2 + len(kept.dense))
+            width = bytes_of(kept[0][2]) * (2 + len(kept[0][4]))
             size = max(BYTES // max(width, 1), 1)
+            take = self.picker(kept)
             for now, place in zip(torch.split(t, size), torch.split(where, size), strict=True):
-                picked = pick(kept, place)
+                picked = take(place)
                 self.blocks.append(problem.solver.interpolate(picked, align(now, picked.y0)))
             self.rows = []
         if not self.problem.dense:
             self.steps, self.bytes = [], 0
 
-    def stacked(
-        self, steps: list[tuple[float, float, Tensor, Tensor, tuple[Tensor, ...]]]
-    ) -> Segment:
+    def picker(self, steps: list[_Taken]) -> Callable[[Tensor], Segment]:
+        """From places ``(k,)`` among the steps to these steps, as `pick` gives them.
+
+        Parts of one shape, as nearly all are, go through it together: three operations forwards
+        and backwards in place of two a part.
+        """
+        parts = [x for _, _, y0, y1, dense in steps for x in (y0, y1, *dense)]
+        alike = all(x.shape == parts[0].shape and x.dtype == parts[0].dtype for x in parts)
+        if len(steps) == 1 or not alike:
+            return functools.partial(pick, self.stacked(steps))
+        table = torch.stack(parts).reshape(len(steps), -1, *parts[0].shape)
+        t, h = self._times_of(steps)
+
+        def take(place: Tensor) -> Segment:
+            y0, y1, *dense = table.index_select(0, place).unbind(1)
+            begin, length = (align(x.index_select(0, place), y0) for x in (t, h))
+            return Segment(begin, length, y0, y1, tuple(dense))
+
+        return take
+
+    def stacked(self, steps: list[_Taken]) -> Segment:
         """Steps along a leading axis; their times depend on the start time."""
+        t, h = self._times_of(steps)
+        y0, y1 = stack([s[2] for s in steps]), stack([s[3] for s in steps])
+        dense = tuple(map(stack, zip(*(s[4] for s in steps), strict=True)))
+        return Segment(t, h, y0, y1, dense)
+
+    def _times_of(self, steps: list[_Taken]) -> tuple[Tensor, Tensor]:
         problem = self.problem
         options = {"dtype": torch.float64, "device": problem.t.device}
         if self.attached:
@@ -125,10 +155,7 @@ class Emitter:
             t = t + moving * (problem.t[0] - self.times[0])
         else:
             t = torch.tensor([s[0] for s in steps], **options)  # type: ignore[arg-type]
-        h = torch.tensor([s[1] for s in steps], **options)  # type: ignore[arg-type]
-        y0, y1 = stack([s[2] for s in steps]), stack([s[3] for s in steps])
-        dense = tuple(map(stack, zip(*(s[4] for s in steps), strict=True)))
-        return Segment(t, h, y0, y1, dense)
+        return t, torch.tensor([s[1] for s in steps], **options)  # type: ignore[arg-type]
 
     def finish(self) -> tuple[Tensor, Tensor, DenseOutput | None]:
         """Times, rows and dense output; rows that were not reached are NaN."""
