@@ -24,7 +24,11 @@ from odekit.errors import IncompatibleError
 from odekit.field import VectorField
 
 FlatField: TypeAlias = Callable[[Tensor, Tensor], Tensor]
-"""A field as plugins see it: time and one state tensor to the slope, a tensor like the state."""
+"""A field as plugins see it: time and one state tensor to the slope, a tensor like the state.
+
+One that rounds the time says so in an attribute ``time_dtype``; a solver with many stages then
+rounds their times together and hands them over as they will be.
+"""
 
 
 class Trait(enum.Flag):

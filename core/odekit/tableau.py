@@ -212,8 +212,8 @@ def combine(y: Tensor, h: Any, pairs: Sequence[tuple[int, float]], k: Sequence[T
         return y
     if h.__class__ is not float and isinstance(h, Tensor):
         return y + h * _sum(pairs, k, 1.0)
-    (i, w), *rest = pairs
-    return _accumulate(torch.add(y, k[i], alpha=w * h), h, rest, k)
+    i, w = pairs[0]
+    return _accumulate(torch.add(y, k[i], alpha=w * h), h, pairs[1:], k)
 
 
 def weighted_sum(weights: Sequence[float], k: Sequence[Tensor], h: float = 1.0) -> Tensor:
@@ -234,6 +234,7 @@ def _accumulate(
         for i, w in pairs:
             total = torch.add(total, k[i], alpha=w * h)
     else:
+        add = total.add_
         for i, w in pairs:
-            total.add_(k[i], alpha=w * h)
+            add(k[i], alpha=w * h)
     return total

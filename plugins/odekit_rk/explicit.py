@@ -123,20 +123,26 @@ def evaluate_stages(
     """The slopes of all stages, of which ``k`` brings the first; where and when the last one is."""
     first = len(k)
     place, now = y, t
-    times = stage_times(tableau, t, h)
+    times = stage_times(tableau, t, h, getattr(field, "time_dtype", None))
     for now, row in zip(times[first:], tableau.sparse[first:-1], strict=True):
         place = combine(y, h, row, k)
         k.append(field(now, place))
     return k, place, now
 
 
-def stage_times(tableau: ButcherTableau, t: Tensor, h: Any) -> list[Tensor]:
-    """When each stage is; stages at one time share its tensor, the first has ``t`` itself."""
+def stage_times(
+    tableau: ButcherTableau, t: Tensor, h: Any, dtype: torch.dtype | None = None
+) -> list[Tensor]:
+    """When each stage is; stages at one time share its tensor, the first has ``t`` itself.
+
+    Computed in double precision, and rounded to ``dtype`` where the field rounds them anyway.
+    """
     nodes, places = tableau.distinct_nodes
     if isinstance(h, Tensor):
         times = [t + node * h for node in nodes]
     else:  # all of them in one operation
-        times = list(torch.add(t, _on_device(nodes, t.device), alpha=h).unbind())
+        rows = torch.add(t, _on_device(nodes, t.device), alpha=h)
+        times = list((rows if dtype is None else rows.to(dtype)).unbind())
     times.append(t)
     return [times[place] for place in places]
 

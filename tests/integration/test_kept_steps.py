@@ -160,3 +160,44 @@ def test_a_look_changes_nothing() -> None:
     assert float(buffer.abs().max()) == 0
     sketched(Joint(guesses, [True], []), [torch.ones(3)])
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def compiled_end(field: Callable[[Tensor, Tensor], Tensor], y0: Tensor) -> tuple[str, Tensor]:
+    found = odekit.solve(field, y0.clone().requires_grad_(), [0.0, 1.0], compile=True)
+    return found.stats.tier, found.y[-1].detach()
+
+
+@pytest.mark.filterwarnings("ignore::odekit.CompileWarning")
+def test_numbers_read_out_of_a_tensor_are_not_part_of_the_code() -> None:
+    factor, y0 = torch.tensor([2.0]), torch.tensor([0.3, -0.7])
+    for value in (2.0, 3.0):
+        factor.fill_(value)
+        for read in (factor.item, lambda: factor.tolist()[0], lambda: float(factor.numpy()[0])):
+            tier, end = compiled_end(lambda t, y, read=read: -y * read(), y0)
+            assert tier == "eager"
+            assert torch.allclose(end, y0 * torch.exp(-factor), rtol=1e-4)
+
+
+@pytest.mark.filterwarnings("ignore::odekit.CompileWarning")
+def test_the_default_dtype_is_part_of_what_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    def field(t: Tensor, y: Tensor) -> Tensor:
+        return -y * torch.tensor(0.1)
+
+    y0 = torch.tensor([0.3, -0.7], dtype=torch.float64)
+    try:
+        for dtype in (torch.float32, torch.float64):
+            torch.set_default_dtype(dtype)
+            want = odekit.solve(field, y0, [0.0, 1.0]).y[-1]
+            end = compiled_end(field, y0)[1]
+            assert torch.allclose(end, want, rtol=1e-12, atol=0)
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+def test_what_has_no_pure_form_is_refused_with_a_warning() -> None:
+    def field(t: Tensor, y: Tensor) -> Tensor:
+        own = y.detach() * 0.0 + 0.5
+        return -y * own.floor_divide_(0.5)
+
+    with pytest.warns(odekit.CompileWarning):
+        assert compiled_end(field, torch.tensor([0.3, -0.7]))[0] == "eager"

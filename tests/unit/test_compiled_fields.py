@@ -365,3 +365,24 @@ def test_states_of_one_length_and_other_parts(compare) -> None:
 def test_mixed_precision_is_left_to_the_ordinary_loop(compare) -> None:
     with torch.autocast("cpu", dtype=torch.bfloat16):
         compare(lambda t, y: -y, _numbers(3, 3), TIMES, tier="eager")
+
+
+def test_the_bits_of_numbers_are_left_to_the_ordinary_loop(compare) -> None:
+    def field(t: Tensor, y: Tensor) -> Tensor:
+        return -y - (y.view(torch.int64) > torch.tensor(0.5, dtype=y.dtype).view(torch.int64)) * 0.3
+
+    compare(field, torch.tensor([1.5, 0.9, 2.0], dtype=torch.float64), [0.0, 1.0], tier="eager")
+
+
+def test_a_last_step_that_is_stretched_is_judged_like_any_other(compare) -> None:
+    """The check looks at the first steps and at the seventeenth: that is the last one here."""
+    y0 = torch.tensor([0.3, -0.7, 0.9], dtype=torch.float64)
+    options = {"rtol": 1e-10, "atol": 1e-10}
+    for i in range(15, 19):
+
+        def field(t: Tensor, y: Tensor, rate: float = 1 + i / 100) -> Tensor:
+            return -rate * y  # code that is known already is not checked again
+
+        free = odekit.solve(field, y0, [0.0, 5.0], save="steps", **options).t
+        end = float(free[i] + 1.08 * (free[i + 1] - free[i]))
+        compare(field, y0, [0.0, end], tier="native", **options)

@@ -52,6 +52,8 @@ REAL |= {
     "addcdiv": lambda x, y: torch.addcdiv(x, x, y, value=0.3),
     "lerp": lambda x, y: torch.lerp(x, y, 0.25),
     "rsub": lambda x, _: 3 - x,
+    "rsub scaled": lambda x, _: torch.rsub(x, 2.0, alpha=0.3),
+    "rsub of tensors scaled": lambda x, y: torch.rsub(x, y, alpha=0.3),
     "sub scaled": lambda x, y: torch.sub(x, y, alpha=0.7),
     "divide floor": lambda x, y: torch.div(x, y, rounding_mode="floor"),
     "divide trunc": lambda x, y: torch.div(x, y, rounding_mode="trunc"),

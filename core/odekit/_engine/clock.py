@@ -73,6 +73,7 @@ class CountedField:
 
     def __init__(self, field: FlatField) -> None:
         self.field = field
+        self.time_dtype = getattr(field, "time_dtype", None)
         self.calls = 0
         self._last: tuple[Tensor, Tensor, Tensor] | None = None
 

@@ -27,6 +27,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from odekit._engine.recording import NumbersUnread
 from odekit._engine.scalars import Unsupported
 
 FLAGS = (
@@ -244,7 +245,8 @@ def trace_joint(joint: Joint, inputs: Sequence[Tensor]) -> tuple[Any, list[Tenso
             _allow_non_fake_inputs=True,
         )
         try:
-            return maker(*examples)
+            with NumbersUnread():
+                return maker(*examples)
         except Unsupported:
             raise
         except Exception as error:
@@ -307,10 +309,10 @@ def _made_pure(node: Any) -> None:
     base = getattr(getattr(changed, "target", None), "_schema", None)
     views = base is not None and any(x.alias_info is not None for x in base.returns)
     name, overload = schema.name.split("::")[1], schema.overload_name or "default"
-    pure = getattr(torch.ops.aten, name.rstrip("_"), None)
+    pure = getattr(getattr(torch.ops.aten, name.rstrip("_"), None), overload, None)
     if changed.op != "call_function" or views or not name.endswith("_") or pure is None:
         raise Unsupported(f"the field writes into a tensor by {name}")
-    node.target = getattr(pure, overload)
+    node.target = pure
 
 
 Compiled = Callable[[list[Tensor]], Sequence[Any]]

@@ -129,7 +129,7 @@ class Emitter:
         alike = all(x.shape == parts[0].shape and x.dtype == parts[0].dtype for x in parts)
         if len(steps) == 1 or not alike:
             return functools.partial(pick, self.stacked(steps))
-        table = torch.stack(parts).reshape(len(steps), -1, *parts[0].shape)
+        table = torch.stack(parts).reshape(len(steps), len(parts) // len(steps), *parts[0].shape)
         t, h = self._times_of(steps)
 
         def take(place: Tensor) -> Segment:

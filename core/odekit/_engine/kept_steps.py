@@ -29,7 +29,7 @@ from odekit._engine.compiled import (
     load_library,
     own_folder,
 )
-from odekit._engine.recording import Recording
+from odekit._engine.recording import NumbersUnread, Recording
 
 FORMAT = 1
 """Of the files; others are not read."""
@@ -98,13 +98,13 @@ def sketched(joint: Joint, inputs: Sequence[Tensor]) -> Sketch | None:
 def _written(joint: Joint, inputs: list[Tensor]) -> Graph:
     with torch.random.fork_rng([]):
         ahead = Recording(inputs, _as_it_is)
-        with ahead:
+        with NumbersUnread(), ahead:
             outputs, rest = joint.forward(*inputs)
         if not joint.back:
             return ahead.end([*outputs, *rest])
         cotangents = [torch.zeros_like(x) for x in outputs]
         both = Recording([*inputs, *cotangents], _as_it_is)
-        with both:
+        with NumbersUnread(), both:
             found = joint.both(inputs, cotangents)
         return both.end(found)
 

@@ -146,6 +146,8 @@ class Layout:
                 raise _mismatch(slope, y.shape, y.dtype, "")
             return slope
 
+        if not per_sample:
+            flat.time_dtype = real  # type: ignore[attr-defined]
         # What code for this function takes for granted about states.
         flat.layout = (str(self.spec), self.shapes, self.lanes)  # type: ignore[attr-defined]
         return flat

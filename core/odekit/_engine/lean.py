@@ -65,9 +65,10 @@ def _diagnosed(problem: Problem, trajectory: Trajectory) -> Trajectory:
     return replace(trajectory, t=seen.t, y=y, status=seen.status, reached=seen.reached)
 
 
-def _finite(step: Step) -> bool:
+def _doubtful(step: Step) -> tuple[Tensor, ...]:
+    """What tells of an attempt that was rejected whether it was finite."""
     parts = (step.y,) if step.error is None else (step.y, step.error)
-    return all(bool(torch.isfinite(part).all()) for part in parts)
+    return tuple([part.detach() for part in parts])
 
 
 READS = Unmapped(
@@ -114,10 +115,11 @@ class _Run:
         stops = iter(others)
         stop = next(stops)
         floor = 1e-30 * abs(self.times[-1] - self.start)
-        finite = math.isfinite(h)
+        started, rejected = math.isfinite(h), tuple[Tensor, ...]()
         off, whole = torch.no_grad(), problem.controlled is None
         while True:
             if not math.isfinite(h) or abs(h) <= max(TINY * abs(self.t), floor):
+                finite = started and all(map(_is_finite, rejected))
                 self.status = Status.STEP_TOO_SMALL if finite else Status.NON_FINITE
                 return
             if self.attempts == problem.max_steps:
@@ -138,9 +140,9 @@ class _Run:
             if not passes:
                 if self.status is not Status.SUCCESS:
                     return
-                h = decision.h
-                finite = _finite(step)
+                h, rejected = decision.h, _doubtful(step)
                 continue
+            rejected = ()
             y0 = self.y
             dense = self._keep(now, trial, stop.at if clipped else self.t + trial, step)
             self.memory = step.state

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from odekit._engine.clock import SNAP
 from odekit._engine.machine import Machine
 from odekit._engine.native import Run
 from odekit._engine.scalars import Mismatch
@@ -76,11 +77,12 @@ class _Before(NamedTuple):
     memory: Any
     control: Any
     counts: Tensor
+    stretch: float
 
     @property
     def clipped(self) -> Tensor:
         """Lanes whose step is cut to end where it has to."""
-        return self.h.abs() * (1 + 1e-9) >= self.room.abs()
+        return self.h.abs() * self.stretch >= self.room.abs()
 
     @property
     def asked(self) -> Tensor:
@@ -98,7 +100,9 @@ def _before(run: Run) -> _Before:
     y = run.frame.together(run.y, run.problem.y0.shape).clone()
     room = run.start.edges[:, 0] - t
     memory = map_leaves(torch.clone, run.memory_tree())
-    return _Before(t, run.h.clone(), room, y, memory, control, run.counts.clone())
+    return _Before(
+        t, run.h.clone(), room, y, memory, control, run.counts.clone(), run.controller.stretch
+    )
 
 
 def _compare_attempt(run: Run, problem: Problem, controller: StepController) -> bool:
@@ -188,7 +192,7 @@ def _compare_decision(
     lengths = torch.stack([low.h, high.h]).abs()
     slack = 1e-3 if problem.y0.dtype is torch.float32 else 1e-6
     # A step cut short says little about the next one, which is not shortened for it.
-    cut = took & (before.h.abs() > before.room.abs() * (1 + 1e-9))
+    cut = took & (before.h.abs() > before.room.abs() * SNAP)
     kept = torch.where(cut, before.h.abs(), 0.0)
     fits = run.h.abs() >= torch.maximum(lengths.amin(0), kept) * (1 - slack)
     fits &= run.h.abs() <= torch.maximum(lengths.amax(0), kept) * (1 + slack)

@@ -16,10 +16,11 @@ from typing import Any, final
 import torch
 from torch import Tensor
 from torch.fx import Graph, Node
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from odekit._engine.scalars import Unsupported
-from odekit.trees import map_leaves
+from odekit.trees import leaves_of, map_leaves
 
 _OF_NUMBERS = {torch.Tag.dynamic_output_shape, torch.Tag.data_dependent_output}
 _INDEXED = frozenset(("index", "index_put", "_unsafe_index"))
@@ -145,3 +146,30 @@ class Recording(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 def _has_mask(indices: Any) -> bool:
     return any(isinstance(x, Tensor) and x.dtype in (torch.bool, torch.uint8) for x in indices)
+
+
+_READS = {
+    *(Tensor.item, Tensor.tolist, Tensor.numpy, Tensor.__array__, Tensor.data_ptr),
+    *(Tensor.__float__, Tensor.__int__, Tensor.__bool__, Tensor.__index__, Tensor.__complex__),
+    Tensor.data.__get__,  # type: ignore[attr-defined]
+}
+_COPIES = {torch.tensor, torch.as_tensor, torch.asarray, torch.scalar_tensor, Tensor.new_tensor}
+
+
+class NumbersUnread(TorchFunctionMode):
+    """Refuses what would make the numbers of a tensor part of the code, unseen by the tracer."""
+
+    def __torch_function__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        """Call it, if it reads no number out of a tensor."""
+        name = getattr(function, "__name__", str(function))
+        if function in _READS:
+            raise Unsupported(f"it reads numbers out of a tensor: Tensor.{name}")
+        if function in _COPIES:
+            data = args[1 if function is Tensor.new_tensor else 0 :][:1]
+            whole = isinstance(data[0], Tensor) if data else False
+            keeps = function in (torch.as_tensor, torch.asarray)
+            if any(isinstance(x, Tensor) for x in leaves_of(data)) and not (whole and keeps):
+                raise Unsupported(f"it makes a tensor of the numbers of others: {name}")
+        return function(*args, **(kwargs or {}))

@@ -151,7 +151,7 @@ class Arithmetic:
         if name == "square":
             return self.two("mul", [args[0], args[0]], {}, shape, dtype)
         if name == "rsub":
-            return self.two("sub", [args[1], args[0]], options, shape, dtype)
+            return self.two("sub", [args[1], args[0], *args[2:]], options, shape, dtype)
         if name == "nan_to_num":
             return self._without_nan(args, shape, dtype)
         if name == "isfinite":

@@ -47,6 +47,8 @@ class Moves:
         if name in SAME:
             return self.arithmetic.cast(args[0], dtype)
         if name in RESHAPES:
+            if args[0].dtype is not dtype:
+                raise Unsupported("it reads the bits of numbers")
             return reshaped(args[0], shape)
         if name in ("permute", "transpose", "t", "numpy_T"):
             return _permuted(name, args, shape)

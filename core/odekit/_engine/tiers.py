@@ -136,6 +136,7 @@ class Tiers:
         whole = (
             *("step", key, self.identity.key, str(self.structure), tuple(wanted), tuple(flags)),
             *(str(inputs[-1]), str(inputs[2].device), torch.get_num_threads()),
+            torch.get_default_dtype(),
             *(getattr(self.flat, "layout", None), self.identity.marks_of(self.leaves)),
         )
         with _lock:

@@ -12,13 +12,11 @@ import torch
 from torch import Tensor
 from torch._decomp import core_aten_decompositions, get_decompositions
 from torch.fx import Graph
-from torch.overrides import TorchFunctionMode
 
 from odekit._engine.c_code import Array, Stage
-from odekit._engine.recording import Recording, SharedWrite
+from odekit._engine.recording import NumbersUnread, Recording, SharedWrite
 from odekit._engine.scalar_ops import PLAIN, Interpreter
 from odekit._engine.scalars import Program, Unsupported, Value
-from odekit.trees import leaves_of
 
 
 @functools.cache
@@ -72,7 +70,7 @@ def trace(function: Callable[..., Any], args: Sequence[Tensor]) -> Graph:
         given = [x.detach().clone() for x in args]
         recording = Recording(given, _decomposition)
         try:
-            with torch.no_grad(), torch.random.fork_rng([]), _Watch(), recording:
+            with torch.no_grad(), torch.random.fork_rng([]), NumbersUnread(), recording:
                 outputs = pure(*given)
             return recording.end(outputs)
         except SharedWrite as error:
@@ -83,33 +81,6 @@ def trace(function: Callable[..., Any], args: Sequence[Tensor]) -> Graph:
             text = str(error).strip().split("\n")[0]
             failures.append(f"it cannot be traced: {type(error).__name__}: {text}")
     raise Unsupported(failures[0])
-
-
-_READS = {
-    *(Tensor.item, Tensor.tolist, Tensor.numpy, Tensor.__array__, Tensor.data_ptr),
-    *(Tensor.__float__, Tensor.__int__, Tensor.__bool__, Tensor.__index__, Tensor.__complex__),
-    Tensor.data.__get__,  # type: ignore[attr-defined]
-}
-_COPIES = {torch.tensor, torch.as_tensor, torch.asarray, torch.scalar_tensor, Tensor.new_tensor}
-
-
-class _Watch(TorchFunctionMode):
-    """Refuses what would make the numbers of a tensor part of the code, unseen by the tracer."""
-
-    def __torch_function__(
-        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
-        """Call it, if it reads no number out of a tensor."""
-        name = getattr(function, "__name__", str(function))
-        if function in _READS:
-            raise Unsupported(f"it reads numbers out of a tensor: Tensor.{name}")
-        if function in _COPIES:
-            data = args[1 if function is Tensor.new_tensor else 0 :][:1]
-            whole = isinstance(data[0], Tensor) if data else False
-            keeps = function in (torch.as_tensor, torch.asarray)
-            if any(isinstance(x, Tensor) for x in leaves_of(data)) and not (whole and keeps):
-                raise Unsupported(f"it makes a tensor of the numbers of others: {name}")
-        return function(*args, **(kwargs or {}))
 
 
 class Outside:
