@@ -19,7 +19,7 @@ import sys
 import tempfile
 import threading
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -41,6 +41,25 @@ LONG = 4000
 
 ENTRY = "inductor_entry_cpp"
 """The function of a library that PyTorch's compiler has made."""
+
+PRIVATE = {
+    "transforms": "_functorch.peek_interpreter_stack",
+    "lend": "_aoti.unsafe_alloc_void_ptrs_from_tensors",
+    "take": "_aoti.alloc_tensors_by_stealing_from_void_ptrs",
+    "address": "_dynamo.guards._torchinductor_pyobject_tensor_data_ptr",
+}
+"""What is used of PyTorch that it does not promise to keep, below ``torch._C``."""
+
+
+def probed(path: str) -> Any:
+    """What PyTorch has there; None if it has no such thing any more."""
+    found: Any = torch._C
+    for name in path.split("."):
+        found = getattr(found, name, None)
+    return found
+
+
+private: dict[str, Any] = {name: probed(path) for name, path in PRIVATE.items()}
 
 _loaded: dict[str, Any] = {}
 _lock = threading.Lock()
@@ -164,8 +183,15 @@ def _compile(source: str, command: tuple[str, str], path: Path) -> None:
 
 
 def is_transformed() -> bool:
-    """Whether this runs inside a transform of ``torch.func``."""
-    return torch._C._functorch.peek_interpreter_stack() is not None
+    """Whether this runs inside a transform of ``torch.func``.
+
+    Raises:
+        Unsupported: PyTorch does not tell any more.
+    """
+    peek = private["transforms"]
+    if peek is None:
+        raise Unsupported("this PyTorch does not tell whether torch.func is at work")
+    return peek() is not None
 
 
 @dataclass(frozen=True)
@@ -212,6 +238,32 @@ class Joint:
             return [*(x.detach() for x in (*outputs, *rest)), *used, *found[len(sources) :]]
 
 
+@contextlib.contextmanager
+def _expected() -> Iterator[None]:
+    """Around imports of PyTorch's own parts, which warn about themselves and may be elsewhere.
+
+    Raises:
+        Unsupported: one is not where it was.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        try:
+            yield
+        except ImportError as error:
+            raise Unsupported(f"this PyTorch is another than expected: {error}") from error
+
+
+def decompositions(more: Sequence[Any]) -> dict[Any, Callable[..., Any]]:
+    """Operations in terms of core ones, and those that are named.
+
+    Raises:
+        Unsupported: this PyTorch has no such table.
+    """
+    with _expected():
+        from torch._decomp import core_aten_decompositions, get_decompositions
+    return {**core_aten_decompositions(), **get_decompositions(more)}
+
+
 def trace_joint(joint: Joint, inputs: Sequence[Tensor]) -> tuple[Any, list[Tensor]]:
     """The graph of a step, and of its derivative if it has one, for inputs like these.
 
@@ -222,8 +274,7 @@ def trace_joint(joint: Joint, inputs: Sequence[Tensor]) -> tuple[Any, list[Tenso
     Raises:
         Unsupported: it does something that a graph cannot say.
     """
-    with warnings.catch_warnings():  # of PyTorch about itself
-        warnings.simplefilter("ignore", DeprecationWarning)
+    with _expected():
         from torch._inductor.decomposition import select_decomp_table
         from torch.fx.experimental.proxy_tensor import make_fx
 
@@ -329,8 +380,7 @@ def inductor(graph: Any, primals: int, outputs: int) -> list[Compiled]:
     Raises:
         Unsupported: the compiler failed, with its complaint.
     """
-    with warnings.catch_warnings():  # of PyTorch about itself
-        warnings.simplefilter("ignore", DeprecationWarning)
+    with _expected():
         from torch._functorch.partitioners import min_cut_rematerialization_partition
         from torch._guards import TracingContext, tracing
         from torch._inductor import config
@@ -390,7 +440,9 @@ def load_library(path: Path) -> Compiled:
     Raises:
         ImportError: it cannot be loaded.
     """
-    address = torch._C._dynamo.guards._torchinductor_pyobject_tensor_data_ptr  # type: ignore[attr-defined]
+    address, lend, take = (private[name] for name in ("address", "lend", "take"))
+    if address is None or lend is None or take is None:
+        raise ImportError("this PyTorch calls compiled graphs in another way")
     os.environ["_TORCHINDUCTOR_PYOBJECT_TENSOR_DATA_PTR"] = str(address)
     spec = importlib.util.spec_from_file_location(f"{path.stem}.{ENTRY}", path)
     if spec is None or spec.loader is None:
@@ -398,12 +450,10 @@ def load_library(path: Path) -> Compiled:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     entry = getattr(module, ENTRY)
-    lend = torch._C._aoti.unsafe_alloc_void_ptrs_from_tensors
-    take = torch._C._aoti.alloc_tensors_by_stealing_from_void_ptrs
 
     def call(inputs: list[Tensor]) -> Sequence[Any]:
         handles = lend(inputs)
         inputs.clear()
-        return take(entry(handles))
+        return take(entry(handles))  # type: ignore[no-any-return]
 
     return call

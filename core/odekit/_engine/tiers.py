@@ -91,7 +91,7 @@ class Tiers:
     def __call__(self, problem: Problem) -> Trajectory:
         """Integrate by the first tier that can."""
         mixed = torch.is_autocast_enabled(problem.y0.device.type)
-        if is_transformed() or mixed or _is_dual(problem):
+        if _is_transformed(warn=True) or mixed or _is_dual(problem):
             return self.eager(replace(problem, solver=_plain(problem.solver)))
         own = problem.field is self.flat and problem.observer is None
         if own and not _wants_gradients(problem):
@@ -118,7 +118,7 @@ class Tiers:
         spec: Structure,
     ) -> Graphs | None:
         """The compiled step for these inputs: known, or made and checked now; None for none."""
-        if field is not self.flat or is_transformed():
+        if field is not self.flat or _is_transformed(warn=False):
             return None
         inputs = (t, y, *memory)
         graph = torch.is_grad_enabled() and any(x.requires_grad for x in (*inputs, *self.params))
@@ -269,6 +269,16 @@ class Tiers:
         _restless[id(self.field)] = self.field
         while len(_restless) > KEPT:
             _restless.popitem(last=False)
+        return True
+
+
+def _is_transformed(*, warn: bool) -> bool:
+    """Whether ``torch.func`` is at work, which is taken for granted where nobody can tell."""
+    try:
+        return is_transformed()
+    except Unsupported as reason:
+        if warn:
+            _warn(str(reason), "eager")
         return True
 
 

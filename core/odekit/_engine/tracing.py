@@ -10,10 +10,10 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch._decomp import core_aten_decompositions, get_decompositions
 from torch.fx import Graph
 
 from odekit._engine.c_code import Array, Stage
+from odekit._engine.compiled import decompositions
 from odekit._engine.recording import NumbersUnread, Recording, SharedWrite
 from odekit._engine.scalar_ops import PLAIN, Interpreter
 from odekit._engine.scalars import Program, Unsupported, Value
@@ -22,8 +22,7 @@ from odekit._engine.scalars import Program, Unsupported, Value
 @functools.cache
 def _decompositions() -> Any:
     aten = torch.ops.aten
-    more = (aten.elu, aten.leaky_relu, aten._softmax, aten._log_softmax)
-    return {**core_aten_decompositions(), **get_decompositions(more)}
+    return decompositions((aten.elu, aten.leaky_relu, aten._softmax, aten._log_softmax))
 
 
 def _decomposition(operation: Any) -> Callable[..., Any] | None:
