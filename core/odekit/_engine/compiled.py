@@ -28,6 +28,7 @@ import torch
 from torch import Tensor
 
 from odekit._engine.recording import NumbersUnread
+from odekit._engine.rewritten import TANH, rewrites
 from odekit._engine.scalars import Unsupported
 
 FLAGS = (
@@ -38,6 +39,9 @@ FLAGS = (
 
 LONG = 4000
 """Lines of code for which the compiler takes its time; more than that it may not."""
+
+FORMAT = 2
+"""Of compiled steps on disk; others are not read."""
 
 ENTRY = "inductor_entry_cpp"
 """The function of a library that PyTorch's compiler has made."""
@@ -291,7 +295,7 @@ def trace_joint(joint: Joint, inputs: Sequence[Tensor]) -> tuple[Any, list[Tenso
     def run(function: Callable[..., Any], *examples: Any) -> Any:
         maker = make_fx(
             function,
-            decomposition_table=select_decomp_table(),
+            decomposition_table={**select_decomp_table(), **rewrites()},
             tracing_mode="fake",
             _allow_non_fake_inputs=True,
         )
@@ -385,16 +389,25 @@ def inductor(graph: Any, primals: int, outputs: int) -> list[Compiled]:
         from torch._guards import TracingContext, tracing
         from torch._inductor import config
         from torch._inductor.compile_fx import compile_fx_inner
+        from torch.compiler import config as kept
 
     def made(part: Any) -> Compiled:
         fakes = [node.meta["val"] for node in part.graph.nodes if node.op == "placeholder"]
         # The code around the kernels in C++ as well: there are many of them, and small ones.
         around = all(x.device.type == "cpu" for x in fakes)
+        options = {
+            "cpp_wrapper": around,
+            # What the processor can do is asked already; trying it out would take a second.
+            "cpp.vec_isa_ok": True,
+            # A product and a sum in one instruction, which rounds once where two round twice.
+            "cpp.enable_floating_point_contract_flag": "fast",
+        }
         with (
             tracing(TracingContext(fakes[0].fake_mode)),
             torch.no_grad(),
-            # What the processor can do is asked already; trying it out would take a second.
-            config.patch({"cpp_wrapper": around, "cpp.vec_isa_ok": True}),
+            config.patch(options),
+            kept.patch(cache_key_tag=f"odekit {FORMAT}"),  # type: ignore[attr-defined]  # not what others made
+            _own_tanh(),
         ):
             return cast("Compiled", compile_fx_inner(part, fakes, cpp_wrapper=around))
 
@@ -408,6 +421,28 @@ def inductor(graph: Any, primals: int, outputs: int) -> list[Compiled]:
     except Exception as error:
         text = str(error).strip().split("\n")[0]
         raise Unsupported(f"the compiler failed: {type(error).__name__}: {text[:200]}") from error
+
+
+@contextlib.contextmanager
+def _own_tanh() -> Iterator[None]:
+    """Inside, code for vectors computes the hyperbolic tangent as `TANH` does.
+
+    As one operation for the compiler, which would take its time over thirty of them. Without
+    effect where PyTorch makes such code in another way.
+    """
+    try:
+        from torch._inductor.codegen.cpp import CppVecOverrides as Vectors
+    except ImportError:
+        Vectors = None  # type: ignore[assignment, misc]
+    usual = vars(Vectors).get("tanh") if Vectors is not None else None
+    if not isinstance(usual, staticmethod):
+        yield
+        return
+    Vectors.tanh = staticmethod(lambda x: f"{TANH}({x})")  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        Vectors.tanh = usual  # type: ignore[method-assign]
 
 
 def bare(functions: list[Compiled]) -> tuple[list[Compiled], list[Path]]:

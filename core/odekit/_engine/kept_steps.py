@@ -23,6 +23,7 @@ from torch import Tensor
 from torch.fx import Graph, Node
 
 from odekit._engine.compiled import (
+    FORMAT,
     Compiled,
     Joint,
     c_compiler,
@@ -30,9 +31,6 @@ from odekit._engine.compiled import (
     own_folder,
 )
 from odekit._engine.recording import NumbersUnread, Recording
-
-FORMAT = 1
-"""Of the files; others are not read."""
 
 
 @final
