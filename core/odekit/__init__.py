@@ -37,7 +37,7 @@ from odekit.registry import components, create
 from odekit.series import TimeSeries
 from odekit.solution import DenseOutput, Solution, Stats
 from odekit.solve import solve
-from odekit.solver import FlatField, Segment, Solver, Step, Trait
+from odekit.solver import FlatField, Pulled, Segment, Solver, Step, Trait
 from odekit.tableau import ButcherTableau, advance, combine, weighted_sum
 from odekit.training import Fit, Trainer, fit
 
@@ -100,6 +100,7 @@ __all__ = [
     "PostProcessor",
     "Problem",
     "ProblemError",
+    "Pulled",
     "Refined",
     "Segment",
     "SeparableField",

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import enum
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, NamedTuple, TypeAlias
 
 from torch import Tensor
@@ -77,6 +77,21 @@ class Segment(NamedTuple):
     dense: tuple[Tensor, ...]
 
 
+class Pulled(NamedTuple):
+    """Cotangents of what a step was made of; None where there is none.
+
+    Attributes:
+        t, y: of the time and the state.
+        state: of the leaves of the solver's memory.
+        params: of tensors that the field reads, each with its own.
+    """
+
+    t: Tensor | None
+    y: Tensor | None
+    state: list[Tensor | None]
+    params: list[tuple[Tensor, Tensor]]
+
+
 class Solver(ABC):
     """Advance a state by one step.
 
@@ -118,6 +133,22 @@ class Solver(ABC):
         """
         back = self.step(field, t + h, -h, y, state)
         return back.y, back.state
+
+    def pull_back(
+        self,
+        field: FlatField,
+        t: Tensor,
+        h: Any,
+        y: Tensor,
+        state: Any,
+        cotangents: Sequence[Tensor | None],
+    ) -> Pulled | None:
+        """A vector-Jacobian product of `step`, for solvers that have one of their own.
+
+        By default None, which leaves it to autograd. ``cotangents`` are those of the step's
+        ``(y, *dense, *leaves of state)``, with None for zeros.
+        """
+        return None
 
     def complete(
         self, field: FlatField, t: Tensor, h: Any, y: Tensor, step: Step

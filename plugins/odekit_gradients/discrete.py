@@ -132,22 +132,49 @@ class _Taken:
         # Counters and the like are no inputs; they are what they were.
         self.fixed = [_INPUT if _is_smooth(x) else x for x in leaves]
         self.picked: list[int] | None = None
+        self.count = 0
         self.brought: _Brought | None = None
         self.is_first = False
 
     def run(self, inputs: Sequence[Tensor]) -> list[Tensor]:
         """Take the step, and the first time look at what it brings."""
         t, y, *memory = inputs
-        parts = iter(memory)
-        state = _close([next(parts) if x is _INPUT else x for x in self.fixed], self.structure)
         with self.solver.witness.ambient.restored():
-            step = self.solver.solver.step(self.field, t, self.h, y, state)
+            step = self.solver.solver.step(self.field, t, self.h, y, self._state(memory))
         leaves, structure = _open(step.state)
         values = [step.y, *step.dense, *leaves]
         if self.picked is None:
             self.brought = _Brought(step, values, structure, inputs)
-            self.picked = self.brought.picked
+            self.picked, self.count = self.brought.picked, len(values)
         return [values[i] for i in self.picked]
+
+    def _state(self, memory: Sequence[Tensor]) -> Any:
+        parts = iter(memory)
+        leaves = [next(parts) if x is _INPUT else x for x in self.fixed]
+        return _close(leaves, self.structure)
+
+    def pull(
+        self, inputs: Sequence[Tensor], cotangents: Sequence[Tensor | None]
+    ) -> list[Tensor | None] | None:
+        """By the solver's own derivative of a step, if it has one."""
+        if self.picked is None:
+            return None
+        t, y, *memory = inputs
+        given: list[Tensor | None] = [None] * self.count
+        for i, cotangent in zip(self.picked, cotangents, strict=True):
+            given[i] = cotangent
+        with self.solver.witness.ambient.restored():
+            found = self.solver.solver.pull_back(
+                self.field, t, self.h, y, self._state(memory), given
+            )
+        if found is None:
+            return None
+        by_param = {id(x): gradient for x, gradient in found.params}
+        params = [by_param.pop(id(x), None) for x in self.params]
+        if by_param:  # of something that nobody has found: autograd will not pass it by
+            return None
+        state = [x for x, fixed in zip(found.state, self.fixed, strict=True) if fixed is _INPUT]
+        return [found.t, found.y, *state, *params]
 
     def attach(self, inputs: Sequence[Tensor]) -> Step:
         """The step, attached to its inputs and to the parameters."""

@@ -35,6 +35,11 @@ class Recomputable(Protocol):
         With gradients enabled the inputs are leaves, and the outputs come with a graph.
         """
 
+    def pull(
+        self, inputs: Sequence[Tensor], cotangents: Sequence[Tensor | None]
+    ) -> list[Tensor | None] | None:
+        """Cotangents of inputs and parameters without a graph; None where autograd shall do it."""
+
     def check(self) -> None:
         """Raise if it would not compute what it computed before."""
 
@@ -70,9 +75,13 @@ class Recomputed(torch.autograd.Function):
         if not given:
             return tuple(result)
         function.check()
+        if not torch.is_grad_enabled():
+            direct = function.pull(inputs, cotangents)
+            if direct is not None:
+                return (None, *direct)
         back = _PulledBack(function, len(inputs), given, wanted)
         tensors = [*inputs, *(x for x in cotangents if x is not None)]
-        found = recompute(back, tensors) if torch.is_grad_enabled() else back.pull(tensors)
+        found = recompute(back, tensors) if torch.is_grad_enabled() else back.found(tensors)
         for i, x in zip(wanted, found, strict=False):
             result[1 + i] = x
         result[1 + len(inputs) :] = found[len(wanted) :]
@@ -102,7 +111,13 @@ class _PulledBack:
         cotangents = inputs[self.count :]
         return pull_back(values, sources, cotangents, create_graph=torch.is_grad_enabled())
 
-    def pull(self, inputs: Sequence[Tensor]) -> Sequence[Tensor | None]:
+    def pull(
+        self, inputs: Sequence[Tensor], cotangents: Sequence[Tensor | None]
+    ) -> list[Tensor | None] | None:
+        """Left to autograd."""
+        return None
+
+    def found(self, inputs: Sequence[Tensor]) -> Sequence[Tensor | None]:
         """`run` without a graph of its own; None in place of zeros."""
         values, sources = self._attach(inputs, further=False)
         cotangents = inputs[self.count :]

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 import odekit
+from odekit._engine.step_graphs import CompiledSolver
 
 pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
 
@@ -65,6 +66,8 @@ def close(found: list[Tensor], want: list[Tensor], limit: float) -> None:
         ("unrolled", "dopri8"),
         ("unrolled", "rk4"),
         ("discrete", "rk4"),
+        ("discrete", "tsit5"),
+        ("discrete", "dopri8"),
         ("checkpointed", "rk4"),
         ("auto", "rk4"),
     ],
@@ -85,6 +88,49 @@ def test_gradients_are_those_of_the_eager_solve(
     close(found, want, 1e-11)
     assert torch.equal(compiled.stats.attempts, eager.stats.attempts)
     assert torch.equal(compiled.stats.evaluations, eager.stats.evaluations)
+
+
+@pytest.fixture
+def pulled(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """Whether each step that was taken back brought its own derivative."""
+    told: list[bool] = []
+    own = CompiledSolver.pull_back
+
+    def spied(*args: Any) -> Any:
+        found = own(*args)
+        told.append(found is not None)
+        return found
+
+    monkeypatch.setattr(CompiledSolver, "pull_back", spied)
+    return told
+
+
+def test_steps_that_are_taken_again_bring_their_derivatives(pulled: list[bool]) -> None:
+    _, solution = gradients(Wave(), start(), gradient="discrete", compile=True)
+    assert pulled == [True] * int(solution.stats.accepted)
+
+
+def test_a_derivative_by_what_was_computed_before_the_solve(pulled: list[bool]) -> None:
+    raw = torch.tensor([0.3, 0.8, 0.5], dtype=DOUBLE, requires_grad=True)
+    found = []
+    for options in ({}, {"compile": True, "gradient": "discrete"}):
+        raw.grad = None
+        rate = torch.exp(raw)
+        solution = odekit.solve(
+            lambda t, y, rate: -rate * y, start(), [0.0, 1.0], args=rate, **options
+        )  # type: ignore[arg-type]
+        (solution.y[-1].square().sum() + rate.sum()).backward()
+        found.append(raw.grad.clone())
+    assert pulled
+    assert all(pulled)
+    torch.testing.assert_close(found[1], found[0], rtol=1e-11, atol=0)
+
+
+def test_solvers_leave_their_derivative_to_autograd_where_they_have_none() -> None:
+    field, y0 = Wave(), start()
+    solver = odekit.create("solver", "tsit5")
+    t = torch.zeros((), dtype=DOUBLE)
+    assert solver.pull_back(field, t, 0.1, y0, solver.init(field, t, y0), [y0]) is None
 
 
 @pytest.mark.parametrize("gradient", ["adjoint", "interpolated"])

@@ -300,7 +300,9 @@ def trace_joint(joint: Joint, inputs: Sequence[Tensor]) -> tuple[Any, list[Tenso
             _allow_non_fake_inputs=True,
         )
         try:
-            with NumbersUnread():
+            with NumbersUnread(), warnings.catch_warnings():
+                # The tracer looks at whatever a tensor may have, wanted or not.
+                warnings.filterwarnings("ignore", r"The \.grad attribute", UserWarning)
                 return maker(*examples)
         except Unsupported:
             raise

@@ -8,7 +8,7 @@ gradient method makes of them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from copy import copy
 from typing import Any, NamedTuple, final
 
@@ -26,7 +26,7 @@ from odekit._engine.compiled import (
 from odekit._engine.kept_steps import sketched
 from odekit._engine.scalars import Mismatch, Unsupported
 from odekit.errors import IncompatibleError
-from odekit.solver import FlatField, Segment, Solver, Step, Trait
+from odekit.solver import FlatField, Pulled, Segment, Solver, Step, Trait
 from odekit.trees import Structure, flatten, unflatten
 
 
@@ -176,6 +176,13 @@ class Graphs:
         )
         return outputs, [] if step.error is None else [step.error]
 
+    @property
+    def traced(self) -> Plan:
+        """The plan, which a trace has made."""
+        if self.plan is None:
+            raise RuntimeError("a step that was not traced")
+        return self.plan
+
     def __call__(self, t: Tensor, h: Tensor, y: Tensor, memory: Sequence[Tensor]) -> Step:
         """The step."""
         inputs = [x if x.is_contiguous() else x.contiguous() for x in (t, h, y, *memory)]
@@ -187,14 +194,57 @@ class Graphs:
 
     def assemble(self, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> Step:
         """A step of what the graph gave."""
-        plan = self.plan
-        if plan is None:
-            raise RuntimeError("a step that was not traced")
+        plan = self.traced
 
         parts = [*outputs[: plan.outputs], *inputs[::-1]]  # inputs count from the end
         error = outputs[plan.outputs] if plan.error else None
         memory = unflatten([parts[i] for i in plan.memory], plan.spec)
         return Step(parts[plan.y], error, memory, tuple([parts[i] for i in plan.dense]))
+
+    def pull(
+        self,
+        t: Tensor,
+        h: Tensor,
+        y: Tensor,
+        memory: Sequence[Tensor],
+        cotangents: Sequence[Tensor | None],
+    ) -> Pulled:
+        """The step once more and back, by cotangents of its ``(y, *dense, *memory)``."""
+        plan = self.traced
+        inputs = [x if x.is_contiguous() else x.contiguous() for x in (t, h, y, *memory)]
+        outputs = self.forward([*inputs, *self.captured])
+        given: list[Tensor | None] = [None] * plan.outputs
+        straight: list[Tensor | None] = [None] * len(inputs)
+        for place, c in zip((plan.y, *plan.dense, *plan.memory), cotangents, strict=True):
+            if c is not None:
+                side, i = (given, place) if place >= 0 else (straight, ~place)
+                side[i] = c if side[i] is None else side[i] + c  # type: ignore[operator]
+        like = [(x.shape, x.dtype, x.device) for x in outputs[: plan.outputs]]
+        found = self.back(outputs[plan.outputs + plan.error :], given, like)
+        grads = [next(found) if w else None for w in self.wanted]
+        of_time, _, of_state, *of_memory = (
+            a if b is None else b if a is None else a + b
+            for a, b in zip(grads, straight, strict=True)
+        )
+        inside = [*inputs, *self.captured]
+        pairs = [(None if i is None else inside[i], next(found)) for i in self.places]
+        params = [(x, g) for x, g in pairs if x is not None and g is not None]
+        return Pulled(of_time, of_state, of_memory, params)
+
+    def back(
+        self,
+        saved: Sequence[Tensor],
+        cotangents: Sequence[Tensor | None],
+        like: Sequence[tuple[Any, Any, Any]],
+    ) -> Iterator[Tensor | None]:
+        """Gradients of inputs that want them and of parameters; shape and kind of missing zeros."""
+        if self.backward is None:
+            raise RuntimeError("a step without a way back")
+        given = [
+            torch.zeros(shape, dtype=dtype, device=device) if c is None else c.contiguous()
+            for c, (shape, dtype, device) in zip(cotangents, like, strict=False)
+        ]
+        return iter(self.backward([*saved, *given]))
 
 
 @final
@@ -203,14 +253,14 @@ class _Taken(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, graphs: Graphs, *inputs: Tensor) -> tuple[Tensor, ...]:
-        plan = graphs.plan
+        plan = graphs.traced
         outputs = graphs.forward(list(inputs))
-        count = plan.outputs + plan.error  # type: ignore[union-attr]
+        count = plan.outputs + plan.error
         ctx.graphs = graphs
         ctx.save_for_backward(*outputs[count:])
-        ctx.shapes = [(x.shape, x.dtype, x.device) for x in outputs[:count]]
+        ctx.like = [(x.shape, x.dtype, x.device) for x in outputs[: plan.outputs]]
         ctx.set_materialize_grads(False)
-        if plan.error:  # type: ignore[union-attr]
+        if plan.error:
             ctx.mark_non_differentiable(outputs[count - 1])
         return tuple(outputs[:count])
 
@@ -221,14 +271,7 @@ class _Taken(torch.autograd.Function):
             raise IncompatibleError(
                 "compile=True gives first derivatives only; leave it out for create_graph=True"
             )
-        count = graphs.plan.outputs  # type: ignore[union-attr]
-        given = [
-            torch.zeros(shape, dtype=dtype, device=device) if c is None else c.contiguous()
-            for c, (shape, dtype, device) in zip(cotangents[:count], ctx.shapes, strict=False)
-        ]
-        if graphs.backward is None:
-            raise RuntimeError("a step without a way back")
-        found = iter(graphs.backward([*ctx.saved_tensors, *given]))
+        found = graphs.back(ctx.saved_tensors, cotangents, ctx.like)
         grads: list[Tensor | None] = [next(found) if w else None for w in graphs.wanted]
         grads += [None] * len(graphs.captured)
         for place in graphs.places:
@@ -276,6 +319,32 @@ class CompiledSolver(Solver):
         return self.inner.init(field, t, y)
 
     def step(self, field: FlatField, t: Tensor, h: Any, y: Tensor, state: Any) -> Step:
+        found = self._found(field, t, h, y, state)
+        if found is None:
+            return self.inner.step(field, t, h, y, state)
+        graphs, length, memory = found
+        return graphs(t, length, y, memory)
+
+    def pull_back(
+        self,
+        field: FlatField,
+        t: Tensor,
+        h: Any,
+        y: Tensor,
+        state: Any,
+        cotangents: Sequence[Tensor | None],
+    ) -> Pulled | None:
+        with torch.enable_grad():
+            found = self._found(field, t, h, y, state)
+        if found is None or found[0].backward is None:
+            return self.inner.pull_back(field, t, h, y, state, cotangents)
+        graphs, length, memory = found
+        return graphs.pull(t, length, y, memory, cotangents)
+
+    def _found(
+        self, field: FlatField, t: Tensor, h: Any, y: Tensor, state: Any
+    ) -> tuple[Graphs, Tensor, list[Tensor]] | None:
+        """The compiled step, the length as it wants it, and the leaves of the memory."""
         real = y.dtype.to_real() if y.dtype.is_complex else y.dtype
         length = h if isinstance(h, Tensor) else torch.full((), h, dtype=real, device=y.device)
         memory, spec = flatten(state)
@@ -285,10 +354,10 @@ class CompiledSolver(Solver):
             plain = plain.field
         graphs = self.find(self.inner, plain, t, length, y, memory, spec)
         if graphs is None:
-            return self.inner.step(field, t, h, y, state)
+            return None
         for counter in counters:
-            counter.calls += graphs.plan.calls  # type: ignore[union-attr]
-        return graphs(t, length, y, memory)
+            counter.calls += graphs.traced.calls
+        return graphs, length, memory
 
     def reverse(
         self, field: FlatField, t: Tensor, h: Any, y: Tensor, state: Any
