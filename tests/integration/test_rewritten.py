@@ -10,7 +10,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from odekit._engine.compiled import Joint, inductor, trace_joint
+from odekit._engine.compiled import (
+    Joint,
+    _is_built_for,
+    _own_ways,
+    c_compiler,
+    inductor,
+    trace_joint,
+)
 
 pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
 
@@ -63,17 +70,42 @@ def test_tanh_in_other_precisions(dtype: torch.dtype) -> None:
     assert float(ulps(found, torch.tanh(x.double())).max()) < 1.5
 
 
-def test_tanh_of_others_stays_theirs(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_others_compile_stays_as_it_is() -> None:
+    from torch._inductor.codegen.cpp import CppVecOverrides
+    from torch._inductor.cpu_vec_isa import VecISA
+
+    before = vars(CppVecOverrides)["tanh"], vars(VecISA)["check_build"]
+    compiled(torch.tanh, torch.ones(64))
+    assert (vars(CppVecOverrides)["tanh"], vars(VecISA)["check_build"]) == before
+
+
+@pytest.mark.parametrize("lost", ["torch._inductor.codegen.cpp", None])
+def test_tanh_where_the_compiler_is_another(
+    lost: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from torch._inductor.codegen.cpp import CppVecOverrides
 
-    before = vars(CppVecOverrides)["tanh"]
-    compiled(torch.tanh, torch.ones(64))
-    assert vars(CppVecOverrides)["tanh"] is before
-    monkeypatch.setitem(sys.modules, "torch._inductor.codegen.cpp", None)
-    from odekit._engine.compiled import _own_tanh
+    if lost is None:
+        monkeypatch.delattr(CppVecOverrides, "tanh")
+    else:
+        monkeypatch.setitem(sys.modules, lost, None)
+    before = dict(vars(CppVecOverrides))
+    with _own_ways():
+        assert dict(vars(CppVecOverrides)) == before
 
-    with _own_tanh():
-        assert vars(CppVecOverrides)["tanh"] is before
+
+def test_instructions_are_known_without_a_trial() -> None:
+    from torch._inductor.cpu_vec_isa import supported_vec_isa_list
+
+    code = "int odekit_has_a_compiler() { return 1; }"
+    known = c_compiler()[1]
+    for isa in supported_vec_isa_list:
+        if all(x.startswith("-m") and "=" not in x for x in isa.build_arch_flags().split()):
+            # Beyond a trial, which only builds, the processor itself must have them.
+            assert not _is_built_for(isa, code) or isa.check_build(code)
+    assert ("__AVX2__" in known) == any(
+        _is_built_for(x, code) for x in supported_vec_isa_list if type(x).__name__ == "VecAVX2"
+    )
 
 
 def products() -> list[tuple[str, Callable[..., Tensor], tuple[Tensor, ...], bool]]:

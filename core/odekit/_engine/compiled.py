@@ -9,6 +9,7 @@ import contextlib
 import ctypes
 import functools
 import hashlib
+import importlib
 import importlib.util
 import os
 import platform
@@ -397,19 +398,14 @@ def inductor(graph: Any, primals: int, outputs: int) -> list[Compiled]:
         fakes = [node.meta["val"] for node in part.graph.nodes if node.op == "placeholder"]
         # The code around the kernels in C++ as well: there are many of them, and small ones.
         around = all(x.device.type == "cpu" for x in fakes)
-        options = {
-            "cpp_wrapper": around,
-            # What the processor can do is asked already; trying it out would take a second.
-            "cpp.vec_isa_ok": True,
-            # A product and a sum in one instruction, which rounds once where two round twice.
-            "cpp.enable_floating_point_contract_flag": "fast",
-        }
         with (
             tracing(TracingContext(fakes[0].fake_mode)),
             torch.no_grad(),
-            config.patch(options),
-            kept.patch(cache_key_tag=f"odekit {FORMAT}"),  # type: ignore[attr-defined]  # not what others made
-            _own_tanh(),
+            # What the processor can do is asked already; trying it out would take a second.
+            config.patch({"cpp_wrapper": around, "cpp.vec_isa_ok": True}),
+            # Not what was compiled for others without these ways.
+            kept.patch(cache_key_tag=f"odekit {FORMAT}"),  # type: ignore[attr-defined]
+            _own_ways(),
         ):
             return cast("Compiled", compile_fx_inner(part, fakes, cpp_wrapper=around))
 
@@ -426,25 +422,46 @@ def inductor(graph: Any, primals: int, outputs: int) -> list[Compiled]:
 
 
 @contextlib.contextmanager
-def _own_tanh() -> Iterator[None]:
-    """Inside, code for vectors computes the hyperbolic tangent as `TANH` does.
+def _instead(module: str, owner: str, name: str, value: Any) -> Iterator[None]:
+    """Inside, a class of PyTorch's compiler has another attribute.
 
-    As one operation for the compiler, which would take its time over thirty of them. Without
-    effect where PyTorch makes such code in another way.
+    Without effect where it has none of that name, which is not wrong but slower.
     """
-    try:
-        from torch._inductor.codegen.cpp import CppVecOverrides as Vectors
-    except ImportError:
-        Vectors = None  # type: ignore[assignment, misc]
-    usual = vars(Vectors).get("tanh") if Vectors is not None else None
-    if not isinstance(usual, staticmethod):
+    found = None
+    with contextlib.suppress(ImportError):
+        found = getattr(importlib.import_module(module), owner, None)
+    if found is None or name not in vars(found):
         yield
         return
-    Vectors.tanh = staticmethod(lambda x: f"{TANH}({x})")  # type: ignore[method-assign]
+    usual = vars(found)[name]
+    setattr(found, name, value)
     try:
         yield
     finally:
-        Vectors.tanh = usual  # type: ignore[method-assign]
+        setattr(found, name, usual)
+
+
+@contextlib.contextmanager
+def _own_ways() -> Iterator[None]:
+    """Inside, what PyTorch's compiler does in a slower way than it need."""
+    # One operation for the compiler, which would take its time over thirty of them.
+    tanh = staticmethod(lambda x: f"{TANH}({x})")
+    with (
+        _instead("torch._inductor.codegen.cpp", "CppVecOverrides", "tanh", tanh),
+        _instead("torch._inductor.cpu_vec_isa", "VecISA", "check_build", _is_built_for),
+    ):
+        yield
+
+
+def _is_built_for(instructions: Any, code: str) -> bool:
+    """Whether the compiler knows these instructions of this processor, without a trial."""
+    try:
+        defined = c_compiler()[1]
+    except NoCompiler:
+        return False
+    flags = [x[2:] for x in instructions.build_arch_flags().split() if "=" not in x]
+    names = [f"__{x.upper().replace('-', '_').replace('.', '_')}__" for x in flags]
+    return all(f"#define {x} " in defined for x in names)
 
 
 def bare(functions: list[Compiled]) -> tuple[list[Compiled], list[Path]]:

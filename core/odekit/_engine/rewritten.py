@@ -26,13 +26,16 @@ TERMS = 4096
 TANH = """([](const auto& x) {
     using V = std::decay_t<decltype(x)>;
     if constexpr (std::is_same_v<V, at::vec::Vectorized<float>>) {
+        using at::vec::fmadd;
         const V size = at::vec::minimum(x.abs(), V(9.02f));
         const V near = size < V(1.1f);
         const V t = V::blendv(size * V(0.5f), size, near), s = t * t;
-        const V d = ((s * V(28.f) + V(3150.f)) * s + V(62370.f)) * s + V(135135.f);
-        const V less = t * s * ((s * V(27.f) + V(2772.f)) * s + V(45045.f));
+        const V d = fmadd(
+            s, fmadd(s, fmadd(s, V(28.f), V(3150.f)), V(62370.f)), V(135135.f));
+        const V less = t * s * fmadd(s, fmadd(s, V(27.f), V(2772.f)), V(45045.f));
         const V n = t * d - less, gap = d - n;
-        const V part = V::blendv(gap * gap, less, near) / V::blendv(d * d + n * n, d, near);
+        const V whole = V::blendv(fmadd(d, d, n * n), d, near);
+        const V part = V::blendv(gap * gap, less, near) / whole;
         return (V::blendv(V(1.f), t, near) - part).copysign(x);
     } else {
         return x.tanh();
