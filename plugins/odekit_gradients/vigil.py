@@ -107,9 +107,10 @@ class Vigil:
         self.problem, self.limit, self.name = problem, limit, name
         self.by_start = problem.y0.requires_grad if by_start is None else by_start
         self.lanes = len(problem.y0) if problem.per_sample else 1
-        t = problem.t.detach()
-        self.sign = -1.0 if bool((t[..., -1] < t[..., 0]).any()) else 1.0
-        self.span = float((t[..., -1] - t[..., 0]).abs().max())
+        t = _array(problem.t)
+        reach = t[..., -1] - t[..., 0]
+        self.sign = -1.0 if (reach < 0).any() else 1.0
+        self.span = float(abs(reach).max())
         self.asked, self.doubtful = 0, False
         self.rows: tuple[Any, Any] | None = None
         self.base: Tensor | None = None
