@@ -79,7 +79,7 @@ class ButcherTableau:
         """The number of stages."""
         return len(self.c)
 
-    @property
+    @functools.cached_property
     def fsal(self) -> bool:
         """Whether the last stage sits on the solution, so that it is the next step's first."""
         return self.c[-1] == 1 and self.b[-1] == 0 and self.a[-1] == self.b[:-1]
@@ -94,6 +94,16 @@ class ButcherTableau:
     def sparse(self) -> tuple[tuple[tuple[int, float], ...], ...]:
         """The rows of ``a``, then ``b``: places and values of what is not zero."""
         return tuple(tuple((i, w) for i, w in enumerate(row) if w) for row in (*self.a, self.b))
+
+    @functools.cached_property
+    def _sparse_error(self) -> tuple[tuple[int, float], ...]:
+        return tuple((i, w) for i, w in enumerate(self.e) if w)
+
+    def estimate(self, h: Any, k: Sequence[Tensor]) -> Tensor:
+        """The error estimate ``h * sum_i e[i] * k[i]``; ``h`` is a float or a tensor."""
+        if isinstance(h, Tensor):
+            return h * _sum(self._sparse_error, k)
+        return _sum(self._sparse_error, k, h)
 
     @functools.cached_property
     def stability_limit(self) -> float:
@@ -211,9 +221,16 @@ def combine(y: Tensor, h: Any, pairs: Sequence[tuple[int, float]], k: Sequence[T
     if not pairs:
         return y
     if h.__class__ is not float and isinstance(h, Tensor):
-        return y + h * _sum(pairs, k, 1.0)
+        return y + h * _sum(pairs, k)
     i, w = pairs[0]
-    return _accumulate(torch.add(y, k[i], alpha=w * h), h, pairs[1:], k)
+    total = torch.add(y, k[i], alpha=w * h)
+    if torch.is_grad_enabled():  # as `_accumulate`, without the price of a call for every stage
+        for i, w in pairs[1:]:
+            total = torch.add(total, k[i], alpha=w * h)
+    else:
+        for i, w in pairs[1:]:
+            total.add_(k[i], alpha=w * h)
+    return total
 
 
 def weighted_sum(weights: Sequence[float], k: Sequence[Tensor], h: float = 1.0) -> Tensor:
@@ -221,7 +238,8 @@ def weighted_sum(weights: Sequence[float], k: Sequence[Tensor], h: float = 1.0) 
     return _sum([(i, w) for i, w in enumerate(weights) if w], k, h)
 
 
-def _sum(pairs: Sequence[tuple[int, float]], k: Sequence[Tensor], h: float) -> Tensor:
+def _sum(pairs: Sequence[tuple[int, float]], k: Sequence[Tensor], h: float = 1.0) -> Tensor:
+    """`weighted_sum` by the non-zero weights and their places."""
     (i, w), *rest = pairs
     return _accumulate(w * h * k[i], h, rest, k)
 

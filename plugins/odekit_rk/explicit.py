@@ -91,7 +91,7 @@ class ExplicitRungeKutta(Solver):
 
     def estimate(self, h: Any, k: Sequence[Tensor]) -> Tensor:
         """The error estimate of one step, like the state; called without gradients."""
-        return scaled_sum(h, self.tableau.e, k)
+        return self.tableau.estimate(h, k)
 
     def interpolate(self, segment: Segment, t: Tensor) -> Tensor:
         """The method's own dense output, or the cubic Hermite where it has none.
