@@ -1,8 +1,8 @@
 """Operations of a step in other terms, where that makes faster code of the same accuracy.
 
 Fields on few variables multiply by matrices of two or three columns, for which general libraries
-are not made, and networks call ``tanh``, which takes as long as the products between
-its calls. CPUs only; what else there is keeps its own.
+are not made, and networks call ``tanh``, which takes as long as the products between its calls.
+CPUs only; what else there is keeps its own.
 
 Source: the continued fraction of the hyperbolic tangent is J. H. Lambert's, "Memoire sur quelques
     proprietes remarquables des quantites transcendentes circulaires et logarithmiques", 1768;

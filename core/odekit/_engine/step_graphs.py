@@ -195,7 +195,6 @@ class Graphs:
     def assemble(self, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> Step:
         """A step of what the graph gave."""
         plan = self.traced
-
         parts = [*outputs[: plan.outputs], *inputs[::-1]]  # inputs count from the end
         error = outputs[plan.outputs] if plan.error else None
         memory = unflatten([parts[i] for i in plan.memory], plan.spec)
