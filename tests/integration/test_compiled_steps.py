@@ -110,6 +110,25 @@ def test_steps_that_are_taken_again_bring_their_derivatives(pulled: list[bool]) 
     assert pulled == [True] * int(solution.stats.accepted)
 
 
+@pytest.mark.parametrize("gradient", ["unrolled", "discrete", "checkpointed"])
+def test_mixed_precision_is_that_of_the_eager_solve(gradient: str) -> None:
+    class Mixed(Wave):
+        def forward(self, t: Tensor, y: Tensor) -> Tensor:
+            return super().forward(t, y).to(y.dtype)
+
+    field, y0 = Mixed(torch.float32), start(torch.float32)
+    options: dict[str, Any] = {"gradient": gradient, "solver": "rk4", "step_size": 0.25}
+    found = []
+    for compiled in (False, True):
+        field.zero_grad()
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            solution = odekit.solve(field, y0, [0.0, 1.0], compile=compiled, **options)
+        solution.y[-1].square().sum().backward()
+        assert solution.stats.tier == "eager"
+        found.append([solution.y[-1].detach(), field.inner.weight.grad.clone()])
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+
+
 def test_a_derivative_by_what_was_computed_before_the_solve(pulled: list[bool]) -> None:
     raw = torch.tensor([0.3, 0.8, 0.5], dtype=DOUBLE, requires_grad=True)
     found = []

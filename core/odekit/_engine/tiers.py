@@ -120,6 +120,8 @@ class Tiers:
         """The compiled step for these inputs: known, or made and checked now; None for none."""
         if field is not self.flat or _is_transformed(warn=False):
             return None
+        if torch.is_autocast_enabled(y.device.type):  # a gradient method may come past `__call__`
+            return None
         inputs = (t, y, *memory)
         graph = torch.is_grad_enabled() and any(x.requires_grad for x in (*inputs, *self.params))
         key = (graph, graph and t.requires_grad, h.shape, *((x.shape, x.dtype) for x in inputs))
