@@ -224,9 +224,9 @@ class Registry:
         if not options and not _asks(factory):
             return factory()
         try:
-            inspect.signature(factory).bind(**options)
+            _signature(factory).bind(**options)
         except TypeError as error:
-            accepted = ", ".join(inspect.signature(factory).parameters) or "none"
+            accepted = ", ".join(_signature(factory).parameters) or "none"
             raise IncompatibleError(
                 f"{_kind(kind)} {name!r}: {error}; its options are: {accepted}"
             ) from None
@@ -251,10 +251,13 @@ def shorten(names: Iterable[str]) -> list[str]:
     return found
 
 
+_signature = functools.cache(inspect.signature)
+
+
 @functools.cache
 def _asks(factory: Any) -> bool:
     """Whether the class cannot be built without arguments."""
-    parameters = inspect.signature(factory).parameters.values()
+    parameters = _signature(factory).parameters.values()
     variadic = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
     return any(p.default is p.empty and p.kind not in variadic for p in parameters)
 

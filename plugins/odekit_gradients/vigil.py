@@ -83,6 +83,31 @@ def is_calm(sizes: Any) -> bool:
     return not bool((sizes.max(0) > GROWTH * sizes.min(0)).any())
 
 
+def has_grown(t: list[float], rows: list[float], places: list[float], sizes: list[float]) -> bool:
+    """Whether `Vigil.look` would find, at one of all places, that a cotangent has grown.
+
+    For one lane, in floats: it is asked on every way back, where arrays would take longer.
+
+    Args:
+        t: times of the rows.
+        rows: norms of the loss's derivative by each.
+        places: times from the last to the first.
+        sizes: norms of the cotangents there.
+    """
+    sign, low = -1.0 if t[-1] < t[0] else 1.0, 0.0
+    for at, size in zip(places, sizes, strict=True):
+        added = sum([row for time, row in zip(t, rows, strict=True) if sign * (time - at) >= 0])
+        if _is_grown(size, max(added + low, EXACT * added), added):
+            return True
+        low = min(low, size - added)
+    return False
+
+
+def _is_grown(size: Any, before: Any, added: Any) -> Any:
+    """Whether a cotangent is much larger than it was, and not as good as nothing; by lane."""
+    return (size > GROWTH * before) & (size > FAINT * added) & (before > 0)
+
+
 def norms(x: Tensor, lanes: int) -> Any:
     """Of the rows of ``x``, lane by lane, ``(rows, lanes)``."""
     flat = x.detach().reshape(len(x), lanes, -1)
@@ -156,7 +181,7 @@ class Vigil:
             self.base = torch.where(self._wide(less, a), a.detach(), self.base)
         self.low = np.minimum(self.low, size - added)
         late, self.late = self.late, self.sign * _array(t).reshape(-1)
-        grown = (size > GROWTH * before) & (size > FAINT * added) & (before > 0)
+        grown = _is_grown(size, before, added)
         if (size <= FAINT * added).all():  # whatever had grown has died out before the start
             self.doubtful = False
         if self.doubtful or self.asked >= QUESTIONS or not grown.any():

@@ -6,6 +6,7 @@ cotangents pass by.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -16,7 +17,17 @@ from torch import Tensor
 
 from odekit import Accepted, IncompatibleError, Integrate, Problem, Trajectory
 from odekit_gradients.transforms import refuse_transforms
-from odekit_gradients.vigil import APART, EARLY, SPREAD, Vigil, find_limit, is_calm, norms
+from odekit_gradients.vigil import (
+    APART,
+    EARLY,
+    GROWTH,
+    SPREAD,
+    Vigil,
+    find_limit,
+    has_grown,
+    is_calm,
+    norms,
+)
 
 
 def watched(problem: Problem, integrate: Integrate, name: str) -> Trajectory:
@@ -34,7 +45,7 @@ def watched(problem: Problem, integrate: Integrate, name: str) -> Trajectory:
         return trajectory
     steps = [x for x in path.found() if x[2].requires_grad]
     times, lanes = trajectory.t.detach(), len(y0) if problem.per_sample else 1
-    look = partial(Vigil, replace(problem, observer=None), limit, name)
+    look = partial(Vigil, problem, limit, name)
     passing = _Passing(look, [(t, h, y.detach()) for t, h, y in steps], lanes)
     _hook(trajectory.y, lambda grad: passing.open(times, grad))
     for i, (_, _, y) in enumerate(steps):
@@ -109,9 +120,9 @@ class _Passing:
         self.by_start = False
 
     def open(self, t: Tensor, grad_y: Tensor) -> None:
-        """A backward pass begins; not watched if its values cannot be read or are on a graph."""
+        """A backward pass begins; not watched if it is on a graph of its own."""
         self.forget()
-        if not torch.is_grad_enabled() and _is_readable(grad_y):
+        if not torch.is_grad_enabled():
             self.opened = t, grad_y
             torch.autograd.Variable._execution_engine.queue_callback(self.close)
 
@@ -127,17 +138,28 @@ class _Passing:
         self.forget()
         if opened is None or not seen:
             return
+        t, grad_y = opened
+        places = sorted(seen, reverse=True)
         with torch.no_grad():
-            places = sorted(seen, reverse=True)
-            cotangents = [opened[1][-1], *map(seen.__getitem__, places)]
-            sizes = norms(torch.stack(cotangents), self.lanes)
-            if is_calm(sizes):
+            sizes = _read([grad_y, torch.stack([seen[place] for place in places])], self.lanes)
+            if sizes is None or self._is_quiet(t, places, sizes):
                 return
             vigil = self.look(by_start)
-            vigil.open(*opened)
-            for place, size in zip(places, sizes[1:], strict=True):
+            vigil.open(t, grad_y)
+            for place, size in zip(places, sizes[len(grad_y) :], strict=True):
                 vigil.look(*self.steps[place], seen[place], size)
             vigil.close()
+
+    def _is_quiet(self, t: Tensor, places: list[int], sizes: Any) -> bool:
+        """Whether there is nothing to ask the field about."""
+        rows = sizes.shape[0] - len(places)
+        if self.lanes > 1:
+            return is_calm(sizes[rows - 1 :])
+        known: list[float] = sizes.reshape(-1).tolist()
+        if not max(known[rows - 1 :]) > GROWTH * min(known[rows - 1 :]):
+            return True
+        at = [float(self.steps[place][0]) for place in places]
+        return not has_grown(t.reshape(-1).tolist(), known[:rows], at, known[rows:])
 
     def forget(self) -> None:
         """Keep nothing of a backward pass."""
@@ -145,12 +167,16 @@ class _Passing:
         self.seen.clear()
 
 
-def _is_readable(x: Tensor) -> bool:
-    """Whether it holds numbers to look at, and not a batch of gradients taken together."""
+def _read(parts: list[Tensor], lanes: int) -> Any:
+    """`norms` of the rows of all; None where one is not finite or cannot be read.
+
+    That is so of a batch of gradients taken together.
+    """
     try:
-        return bool(torch.isfinite(x).all())
+        found = norms(torch.cat(parts), lanes)
     except RuntimeError:
-        return False
+        return None
+    return found if math.isfinite(found.sum()) else None
 
 
 def _hook(y: Tensor, told: Callable[[Tensor], None]) -> None:

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 import odekit
-from odekit import GradientWarning
+from odekit import GradientWarning, Problem
+from odekit_gradients.vigil import Vigil, has_grown, norms
 
 F64 = torch.float64
 POINTS = 64
@@ -235,6 +236,39 @@ def test_the_field_is_not_asked_where_nothing_grows() -> None:
     before = calls[0]
     torch.autograd.grad(y.sum(), y0)
     assert calls[0] == before
+
+
+@pytest.mark.parametrize("backwards", [False, True])
+def test_all_places_at_once_are_judged_as_one_by_one(*, backwards: bool) -> None:
+    draw = torch.Generator().manual_seed(0)
+    seen = set()
+    for _ in range(300):
+        t = torch.linspace(0, 1, 6, dtype=F64)
+        places = torch.rand(4, generator=draw, dtype=F64).sort(descending=True).values
+        if backwards:
+            t, places = -t, -places
+        grads = torch.randn(6, 2, generator=draw, dtype=F64)
+        grads *= 10 ** (2 * torch.randn(6, 1, generator=draw, dtype=F64))
+        grads *= torch.rand(6, 1, generator=draw) > 0.3
+        cotangents = torch.randn(4, 2, generator=draw, dtype=F64)
+        cotangents *= 10 ** (2 * torch.randn(4, 1, generator=draw, dtype=F64))
+        calls = [0]
+
+        def field(t: Tensor, y: Tensor, calls: list[int] = calls) -> Tensor:
+            calls[0] += 1
+            return 0 * y
+
+        solver = odekit.create("solver", "tsit5")
+        control = odekit.create("controller", "integral")
+        problem = Problem(field, grads[0].requires_grad_(), t, solver, control)
+        vigil = Vigil(problem, 3.0, "unrolled")
+        vigil.open(t, grads.detach())
+        for at, cotangent in zip(places.tolist(), cotangents, strict=True):
+            vigil.look(at, 0.1, problem.y0, cotangent)
+        rows, sizes = norms(grads, 1)[:, 0].tolist(), norms(cotangents, 1)[:, 0].tolist()
+        assert has_grown(t.tolist(), rows, places.tolist(), sizes) == (calls[0] > 0)
+        seen.add(calls[0] > 0)
+    assert seen == {False, True}
 
 
 def test_many_gradients_at_once() -> None:
