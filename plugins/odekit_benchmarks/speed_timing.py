@@ -1,9 +1,12 @@
 """How the speed benchmark measures: one core, one thread, methods in turn, first calls apart.
 
-Every method has its turn in every round, so that slow drifts of the machine hit all alike; a turn
-is one call, or several of a method that is over in milliseconds, so that a single hiccup does not
-count. What is told are medians and quartiles of the rounds, and ratios of medians within one run.
-The first call of a method is timed by itself, since it may compile. Units: seconds.
+Every method has its turn in every round, so that slow drifts of the machine hit all alike, and
+every round has an order of its own, so that nobody always follows the same one with its cold
+caches; a turn is one call, or several of a method that is over in milliseconds, so that a single
+hiccup does not count. What is told are medians and quartiles of the rounds, and ratios of medians
+within one run. The first call of a method is timed by itself, since it may compile.
+
+Units: seconds.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ import datetime
 import gc
 import os
 import platform
+import random
 import statistics
 import time
 import warnings
@@ -28,7 +32,7 @@ from torch import Tensor
 LEAST = 3
 """Rounds that every method gets, however slow it is."""
 
-SHORT, MOST = 0.05, 20
+SHORT, MOST = 0.25, 20
 """Calls that take less than these seconds are made again within a round, up to so often."""
 
 PACKAGES = (
@@ -121,7 +125,7 @@ def measure(
     """Time methods in turn.
 
     Args:
-        methods: which; the order of a round.
+        methods: which; the order of first calls. Those of rounds are shuffled, always alike.
         rounds: calls of each, after those that warm it up.
         limit: seconds for all of them, shared equally: a method that has used its part gets no
             further round once it has had three. First calls do not count.
@@ -153,8 +157,11 @@ def measure(
         except Exception as error:
             notes.append(_note(method, error))
     gc.collect()
+    shuffle = random.Random(0).shuffle
     for i in range(rounds):
-        for timing in list(timings.values()):
+        turns = list(timings.values())
+        shuffle(turns)
+        for timing in turns:
             if stop():
                 break
             name, taken = timing.method.name, len(timing.seconds)

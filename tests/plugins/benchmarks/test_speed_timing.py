@@ -47,7 +47,8 @@ def test_methods_take_turns_and_the_first_call_is_apart(clock):
     a, b = timings
     assert notes == []
     assert (a.first, a.seconds, b.first, b.seconds) == (9.0, [2.0, 3.0], 1.0, [1.0, 1.0])
-    assert clock.calls == ["a", "a", "b", "b", "a", "b", "a", "b"]
+    assert clock.calls[:4] == ["a", "a", "b", "b"]
+    assert [sorted(clock.calls[4:6]), sorted(clock.calls[6:])] == [["a", "b"]] * 2
 
 
 def test_a_slow_method_gets_three_rounds_and_leaves_the_time_to_others(clock):
@@ -111,11 +112,26 @@ def test_being_asked_to_stop_keeps_what_there_is(clock):
 
 
 def test_a_fast_method_has_several_calls_in_a_turn_and_a_hiccup_does_not_count(clock):
-    quick = [9.0, 0.01, 0.01, 5.0, 0.01, 0.01, 0.02, 0.02, 0.02, 0.02, 5.0, 0.02]
+    quick = [9.0, 0.048, 0.048, 5.0, 0.048, 0.048, 0.1, 0.1, 0.1, 0.1, 5.0, 0.1]
     methods = [clock.method("quick", quick, compiled=True), clock.method("long", 1.0)]
     timings, _ = measure(methods, rounds=2, limit=100)
-    assert timings[0].seconds == [pytest.approx(0.01), pytest.approx(0.02)]
-    assert clock.calls == ["quick"] * 2 + ["long"] * 2 + (["quick"] * 5 + ["long"]) * 2
+    assert timings[0].seconds == [pytest.approx(0.048), pytest.approx(0.1)]
+    rounds = clock.calls[4:]
+    assert clock.calls[:4] == ["quick"] * 2 + ["long"] * 2
+    assert [sorted(rounds[:6]), sorted(rounds[6:])] == [["long"] + ["quick"] * 5] * 2
+    assert "".join(name[0] for name in rounds).count("q" * 5) == 2
+
+
+def test_no_method_always_follows_the_same_one(clock):
+    methods = [clock.method(name, 1.0) for name in "abcd"]
+    measure(methods, rounds=8, limit=1000)
+    turns = ["".join(clock.calls[i : i + 4]) for i in range(len(methods) * 2, len(clock.calls), 4)]
+    assert [sorted(turn) for turn in turns] == [list("abcd")] * 8
+    assert len({turn[(turn.index("a") - 1) % 4] for turn in turns}) > 1
+    before = list(clock.calls)
+    clock.calls.clear()
+    measure(methods, rounds=8, limit=1000)
+    assert clock.calls == before
 
 
 def test_ratios_are_those_of_the_medians_that_are_shown(clock):
