@@ -63,12 +63,12 @@ def run() -> list[str]:
 def test_another_process_needs_no_compiler(folder: Path) -> None:
     assert run() == ["step", "True", "torch._dynamo", "torch._inductor"]
     kept = {x.name: x.stat().st_mtime_ns for x in folder.iterdir()}
-    assert sorted(x.split(".", 1)[1] for x in kept) == ["0.so", "1.so", "json"]
+    assert sorted(x.split(".", 1)[1] for x in kept) == ["json", "so"]
     assert run() == ["step", "True"]
     assert {x.name: x.stat().st_mtime_ns for x in folder.iterdir()} == kept
 
 
-@pytest.mark.parametrize("damage", ["0.so", "1.so", "json"])
+@pytest.mark.parametrize("damage", ["so", "json"])
 def test_what_is_damaged_is_compiled_again(
     damage: str, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

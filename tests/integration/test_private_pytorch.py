@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import shutil
+import subprocess
 import sys
 import warnings
 from pathlib import Path
@@ -97,3 +99,78 @@ def test_without_its_table_such_fields_are_no_machine_code(
     monkeypatch.setattr(tiers, "_known", type(tiers._known)())
     monkeypatch.setitem(sys.modules, "torch._decomp", None)
     assert solved(gradients=False)[0] != "native"
+
+
+def test_graphs_that_do_not_go_into_one_library_are_compiled_apart(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(compiled, "joined", lambda texts: "not C++")
+    assert solved(gradients=True) == ("step", [])
+    assert not list((tmp_path / "code").glob("*.json"))
+
+
+def test_where_libraries_are_loaded_in_another_way_none_are_kept(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    usual = compiled._instead
+    monkeypatch.setattr(
+        compiled,
+        "_instead",
+        lambda module, owner, name, other: usual(
+            module, owner, "gone" if name == "load_async" else name, other
+        ),
+    )
+    assert solved(gradients=True) == ("step", [])
+    assert not list((tmp_path / "code").glob("*.json"))
+
+
+def test_a_compiler_that_fails_leaves_steps_eager(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from torch._inductor import config, cpp_builder
+
+    broken = tmp_path / "broken"
+    broken.write_text('#!/bin/sh\ntest "$1" = --version && echo broken 1.0\n')
+    broken.chmod(0o755)
+    monkeypatch.setattr(cpp_builder, "get_cpp_compiler", lambda: str(broken))
+    with config.patch({"cpp.cxx": (str(broken),)}):
+        tier, said = solved(gradients=True)
+    assert tier == "eager"
+    assert len(said) == 1
+    assert "compiler failed" in said[0]
+
+
+TWO = [
+    """
+#include <cmath>
+extern "C"  double  kernel_0(const double x);
+static double times() { return 2; }
+double entry(double x) { return kernel_0(x); }
+#include <cstdlib>
+extern "C"  double  kernel_0(const double x)
+{
+    return times() * std::floor(x);
+}
+""",
+    """
+#include <cmath>
+extern "C"  double  kernel_0(const double x);
+static double times() { return 3; }
+double entry(double x) { return kernel_0(x); }
+extern "C"  double  kernel_0(const double x)
+{
+    return times() * std::ceil(x);
+}
+""",
+]
+
+
+def test_files_of_one_form_become_one(tmp_path: Path) -> None:
+    (tmp_path / "both.cpp").write_text(compiled.joined(TWO))
+    command = ["g++", "-shared", "-fPIC", "both.cpp", "-o", "both.so"]
+    subprocess.run(command, check=True, cwd=tmp_path)
+    library = ctypes.CDLL(str(tmp_path / "both.so"))
+    for name, want in (("kernel_0", 4.0), ("kernel_0_1", 9.0)):
+        function = getattr(library, name)
+        function.restype, function.argtypes = ctypes.c_double, [ctypes.c_double]
+        assert function(2.5) == want

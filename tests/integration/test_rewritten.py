@@ -28,7 +28,7 @@ def compiled(function: Callable[..., Tensor], *inputs: Tensor) -> tuple[Tensor, 
     graph, captured = trace_joint(joint, inputs)
     assert not captured
     code = str(graph.code)
-    (run,) = inductor(graph, len(inputs), 1)
+    (run,), _ = inductor(graph, len(inputs), 1)
     return run(list(inputs))[0], code
 
 

@@ -13,6 +13,7 @@ import importlib
 import importlib.util
 import os
 import platform
+import re
 import shutil
 import stat
 import subprocess
@@ -22,8 +23,10 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from types import ModuleType
+from typing import Any, cast, final
 
 import torch
 from torch import Tensor
@@ -41,11 +44,17 @@ FLAGS = (
 LONG = 4000
 """Lines of code for which the compiler takes its time; more than that it may not."""
 
-FORMAT = 2
+LEVEL = ("-O2", "-g0")
+"""Of compiled steps: their loops are written out for vectors, more of it only takes longer."""
+
+FORMAT = 3
 """Of compiled steps on disk; others are not read."""
 
 ENTRY = "inductor_entry_cpp"
 """The function of a library that PyTorch's compiler has made."""
+
+INCLUDE = re.compile(r"^\s*(#include .*)$", re.MULTILINE)
+EXTERN = re.compile(r"extern \"C\"[\w\s*]*?\b(\w+)\(")
 
 PRIVATE = {
     "transforms": "_functorch.peek_interpreter_stack",
@@ -377,12 +386,14 @@ Compiled = Callable[[list[Tensor]], Sequence[Any]]
 """A compiled graph: from its inputs to its outputs; the list of inputs is emptied."""
 
 
-def inductor(graph: Any, primals: int, outputs: int) -> list[Compiled]:
+def inductor(graph: Any, primals: int, outputs: int) -> tuple[list[Compiled], Path | None]:
     """Compile a graph, cut in two where it has cotangents.
 
     Returns:
         Forward, from inputs to the outputs and what is to be kept; and, if there are cotangents,
-        backward, from that and the cotangents to the gradients.
+        backward, from that and the cotangents to the gradients. And the library that they are in
+        if they are in one, as on a CPU, and are called without the layers that usually stand
+        around them.
 
     Raises:
         Unsupported: the compiler failed, with its complaint.
@@ -396,34 +407,40 @@ def inductor(graph: Any, primals: int, outputs: int) -> list[Compiled]:
 
     def made(part: Any) -> Compiled:
         fakes = [node.meta["val"] for node in part.graph.nodes if node.op == "placeholder"]
-        # The code around the kernels in C++ as well: there are many of them, and small ones.
-        around = all(x.device.type == "cpu" for x in fakes)
-        with (
-            tracing(TracingContext(fakes[0].fake_mode)),
-            torch.no_grad(),
-            # What the processor can do is asked already; trying it out would take a second.
-            config.patch({"cpp_wrapper": around, "cpp.vec_isa_ok": True}),
-            # Not what was compiled for others without these ways.
-            kept.patch(cache_key_tag=f"odekit {FORMAT}"),  # type: ignore[attr-defined]
-            _own_ways(),
-        ):
+        with tracing(TracingContext(fakes[0].fake_mode)), torch.no_grad():
             return cast("Compiled", compile_fx_inner(part, fakes, cpp_wrapper=around))
 
     given = [node for node in graph.graph.nodes if node.op == "placeholder"]
+    # The code around the kernels in C++ as well: there are many of them, and small ones.
+    around = all(node.meta["val"].device.type == "cpu" for node in given)
+    ways = {
+        "cpp_wrapper": around,
+        "cpp.vec_isa_ok": True,  # asked already; trying it out would take a second
+        "cpp_cache_precompile_headers": False,  # which takes twice as long as reading them once
+    }
+    waiting: list[_Awaited] = []
     try:
-        if len(given) == primals:
-            graph.graph.eliminate_dead_code()
-            return [made(graph)]
-        ahead, back = min_cut_rematerialization_partition(graph, None, num_fwd_outputs=outputs)
-        return [made(ahead), made(back)]
+        with (
+            config.patch(ways),
+            # Not what was compiled for others without these ways.
+            kept.patch(cache_key_tag=f"odekit {FORMAT}"),  # type: ignore[attr-defined]
+            _own_ways(waiting),
+        ):
+            if len(given) == primals:
+                graph.graph.eliminate_dead_code()
+                parts = [graph]
+            else:
+                cut = min_cut_rematerialization_partition
+                parts = list(cut(graph, None, num_fwd_outputs=outputs))
+            return _bare([made(part) for part in parts], waiting)
     except Exception as error:
         text = str(error).strip().split("\n")[0]
         raise Unsupported(f"the compiler failed: {type(error).__name__}: {text[:200]}") from error
 
 
 @contextlib.contextmanager
-def _instead(module: str, owner: str, name: str, value: Any) -> Iterator[None]:
-    """Inside, a class of PyTorch's compiler has another attribute.
+def _instead(module: str, owner: str, name: str, other: Callable[[Any], Any]) -> Iterator[None]:
+    """Inside, a class of PyTorch's compiler has another attribute, made from the usual one.
 
     Without effect where it has none of that name, which is not wrong but slower.
     """
@@ -434,7 +451,7 @@ def _instead(module: str, owner: str, name: str, value: Any) -> Iterator[None]:
         yield
         return
     usual = vars(found)[name]
-    setattr(found, name, value)
+    setattr(found, name, other(usual))
     try:
         yield
     finally:
@@ -442,13 +459,15 @@ def _instead(module: str, owner: str, name: str, value: Any) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _own_ways() -> Iterator[None]:
-    """Inside, what PyTorch's compiler does in a slower way than it need."""
+def _own_ways(waiting: list[_Awaited]) -> Iterator[None]:
+    """Inside, what PyTorch's compiler does in a slower way than it need; ``waiting`` grows."""
     # One operation for the compiler, which would take its time over thirty of them.
     tanh = staticmethod(lambda x: f"{TANH}({x})")
+    awaited = partial(_awaited, waiting)
     with (
-        _instead("torch._inductor.codegen.cpp", "CppVecOverrides", "tanh", tanh),
-        _instead("torch._inductor.cpu_vec_isa", "VecISA", "check_build", _is_built_for),
+        _instead("torch._inductor.codegen.cpp", "CppVecOverrides", "tanh", lambda _: tanh),
+        _instead("torch._inductor.cpu_vec_isa", "VecISA", "check_build", lambda _: _is_built_for),
+        _instead("torch._inductor.codecache", "CppCodeCache", "load_async", awaited),
     ):
         yield
 
@@ -464,32 +483,89 @@ def _is_built_for(instructions: Any, code: str) -> bool:
     return all(f"#define {x} " in defined for x in names)
 
 
-def bare(functions: list[Compiled]) -> tuple[list[Compiled], list[Path]]:
-    """Compiled graphs with less around them, and the files that they are in.
+def _awaited(waiting: list[_Awaited], usual: Any) -> Any:
+    """Instead of `CppCodeCache.load_async`: graphs wait for the others of their step."""
 
-    The graphs as they are and no files, where there is more to one of them than a file.
+    def load_async(cls: Any, main_code: str, *args: Any, **options: Any) -> Callable[[], Any]:
+        def load(text: str = main_code, *flags: str) -> Any:
+            more = {**options, "extra_flags": (*options.get("extra_flags", ()), *flags)}
+            return usual.__get__(None, cls)(text, *args, **more)()
+
+        if getattr(cls, "entry_function", None) != ENTRY or options.get("optimized_code"):
+            return usual.__get__(None, cls)(main_code, *args, **options)  # type: ignore[no-any-return]
+        waiting.append(_Awaited(main_code, load))
+        module = ModuleType(ENTRY)
+        setattr(module, ENTRY, waiting[-1])
+        return lambda: module
+
+    return classmethod(load_async)
+
+
+@final
+class _Awaited:
+    """Stands for the function of a library that is compiled later, if at all.
+
+    Args:
+        text: the code of the library.
+        load: from this code, or other code of the kind, to the library.
     """
-    files = [_library_of(x) for x in functions]
-    paths = [x for x in files if x is not None]
-    if len(paths) == len(files):
-        with contextlib.suppress(ImportError, AttributeError):
-            return [load_library(x) for x in paths], paths
-    return functions, []
+
+    def __init__(self, text: str, load: Callable[..., Any]) -> None:
+        self.text, self.load = text, load
+        self.made: Callable[[Any], Any] | None = None
+
+    def make(self) -> Callable[[Any], Any]:
+        """The function itself, from a library of its own."""
+        if self.made is None:
+            self.made = getattr(self.load(), ENTRY)
+        return self.made
+
+    def __call__(self, handles: Any) -> Any:
+        """Call it."""
+        return self.make()(handles)
 
 
-def _library_of(function: Compiled) -> Path | None:
+def _bare(
+    functions: list[Compiled], waiting: Sequence[_Awaited]
+) -> tuple[list[Compiled], Path | None]:
+    """Compiled graphs in one library, with less around them; as they are where that fails.
+
+    Most of the time goes into reading PyTorch's headers, which are the same for all of them.
+    """
+    inside = [_called_by(x) for x in functions]
+    parts = [x for x in inside if x is not None]
+    if len(parts) == len(functions):
+        with contextlib.suppress(Exception):  # whatever it is, there is another way
+            path = Path(parts[0].load(joined([x.text for x in parts]), *LEVEL).__file__)
+            return load_library(path, len(parts)), path
+    for each in (*waiting, *parts):
+        each.make()
+    return functions, None
+
+
+def _called_by(function: Compiled) -> _Awaited | None:
+    """What a compiled graph calls, if it does nothing but call it with its inputs."""
     around = getattr(function, "current_callable", None)
     cells = [cell.cell_contents for cell in getattr(around, "__closure__", None) or ()]
     names = getattr(getattr(around, "__code__", None), "co_varnames", ())
-    if len(cells) != 1 or names[:1] != ("args",) or "constants_tensor" in names:
-        return None
-    whole = getattr(cells[0], "__name__", None) == ENTRY
-    found = getattr(getattr(cells[0], "__self__", None), "__file__", None) if whole else None
-    return Path(found) if found else None
+    plain = len(cells) == 1 and names[:1] == ("args",) and "constants_tensor" not in names
+    return cells[0] if plain and isinstance(cells[0], _Awaited) else None
 
 
-def load_library(path: Path) -> Compiled:
-    """A compiled graph from its file, or from a copy of that.
+def joined(texts: Sequence[str]) -> str:
+    """One file of C++ for several of the same form; of the later ones, C names have a number."""
+    heads = dict.fromkeys(line for text in texts for line in re.findall(INCLUDE, text))
+    whole = [*heads]
+    for i, text in enumerate(texts):
+        names = [*dict.fromkeys(re.findall(EXTERN, text)), f"PyInit_{ENTRY}"] if i else []
+        whole += [f"#define {x} {x}_{i}" for x in names]
+        whole += [f"namespace odekit_part_{i} {{", text, "}"]
+        whole += [f"#undef {x}" for x in names]
+    return "\n".join(whole)
+
+
+def load_library(path: Path, count: int) -> list[Compiled]:
+    """Compiled graphs from the file that they are in, or from a copy of that.
 
     Raises:
         ImportError: it cannot be loaded.
@@ -498,16 +574,21 @@ def load_library(path: Path) -> Compiled:
     if address is None or lend is None or take is None:
         raise ImportError("this PyTorch calls compiled graphs in another way")
     os.environ["_TORCHINDUCTOR_PYOBJECT_TENSOR_DATA_PTR"] = str(address)
-    spec = importlib.util.spec_from_file_location(f"{path.stem}.{ENTRY}", path)
-    if spec is None or spec.loader is None:
-        raise ImportError(f"{path} is no library")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    entry = getattr(module, ENTRY)
 
-    def call(inputs: list[Tensor]) -> Sequence[Any]:
-        handles = lend(inputs)
-        inputs.clear()
-        return take(entry(handles))  # type: ignore[no-any-return]
+    def function(number: int) -> Compiled:
+        name = f"{ENTRY}_{number}" if number else ENTRY
+        spec = importlib.util.spec_from_file_location(f"{path.stem}.{name}", path)
+        if spec is None or spec.loader is None:
+            raise ImportError(f"{path} is no library")
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        entry = getattr(module, ENTRY)
 
-    return call
+        def call(inputs: list[Tensor]) -> Sequence[Any]:
+            handles = lend(inputs)
+            inputs.clear()
+            return take(entry(handles))  # type: ignore[no-any-return]
+
+        return call
+
+    return [function(i) for i in range(count)]

@@ -1,7 +1,7 @@
 """Compiled steps on disk, found again without PyTorch's compiler, which takes seconds to load.
 
 The operations of a step and of its derivative are written down as they run, which tells it from
-every other step. What was compiled for it is a library or two, and which of the tensors it reads.
+every other step. What was compiled for it is a library, and which of the tensors it reads.
 """
 
 from __future__ import annotations
@@ -53,25 +53,23 @@ class Sketch:
             return None
         try:
             known = json.loads((folder / f"{self.key}.json").read_text())
-            files = [folder / f"{self.key}.{i}.so" for i in range(known["libraries"])]
-            return [load_library(x) for x in files], [self.outside[i] for i in known["captured"]]
+            functions = load_library(folder / f"{self.key}.so", known["functions"])
+            return functions, [self.outside[i] for i in known["captured"]]
         except (OSError, ImportError, AttributeError, ValueError, LookupError, TypeError):
             return None
 
-    def keep(self, libraries: Sequence[Path], captured: Sequence[Tensor]) -> None:
+    def keep(self, library: Path, functions: int, captured: Sequence[Tensor]) -> None:
         """Put it on disk, if that can be done."""
         folder = own_folder()
         places = {id(x): i for i, x in enumerate(self.outside)}
         if folder is None or any(id(x) not in places for x in captured):
             return
-        known = {"libraries": len(libraries), "captured": [places[id(x)] for x in captured]}
+        known = {"functions": functions, "captured": [places[id(x)] for x in captured]}
         with contextlib.suppress(OSError), tempfile.TemporaryDirectory(dir=folder) as fresh:
-            for i, library in enumerate(libraries):
-                copy = Path(fresh) / f"{self.key}.{i}.so"
-                shutil.copyfile(library, copy)
-                copy.replace(folder / copy.name)
-            text = Path(fresh) / f"{self.key}.json"  # the last, since it says that all is there
-            text.write_text(json.dumps(known))
+            copy, text = Path(fresh) / f"{self.key}.so", Path(fresh) / f"{self.key}.json"
+            shutil.copyfile(library, copy)
+            copy.replace(folder / copy.name)
+            text.write_text(json.dumps(known))  # the last, since it says that all is there
             text.replace(folder / text.name)
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from copy import copy
+from pathlib import Path
 from typing import Any, NamedTuple, final
 
 import torch
@@ -19,7 +20,6 @@ from odekit._engine.clock import CountedField
 from odekit._engine.compiled import (
     Compiled,
     Joint,
-    bare,
     inductor,
     trace_joint,
 )
@@ -100,10 +100,9 @@ class Graphs:
             sketch = sketched(joint, inputs)
         found = None if sketch is None else sketch.found()
         if found is None:
-            functions, captured = self._compiled(joint, inputs, graph=graph)
-            functions, libraries = bare(functions)
-            if libraries and sketch is not None:
-                sketch.keep(libraries, captured)
+            (functions, library), captured = self._compiled(joint, inputs, graph=graph)
+            if library is not None and sketch is not None:
+                sketch.keep(library, len(functions), captured)
             found = functions, captured
         (self.forward, *back), self.captured = found
         self.backward = back[0] if back else None
@@ -116,8 +115,8 @@ class Graphs:
 
     def _compiled(
         self, joint: Joint, inputs: Sequence[Tensor], *, graph: bool
-    ) -> tuple[list[Compiled], list[Tensor]]:
-        """The compiled step, and the tensors that it reads beside its inputs."""
+    ) -> tuple[tuple[list[Compiled], Path | None], list[Tensor]]:
+        """The compiled step with its library, and the tensors that it reads beside its inputs."""
         traced, captured = trace_joint(joint, inputs)
         if graph and self._add_hidden(captured):
             traced, captured = trace_joint(joint, inputs)
