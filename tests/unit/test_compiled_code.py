@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 import odekit
-from odekit._engine import compiled, tiers
+from odekit._engine import c_library, tiers
 
 DOUBLE = torch.float64
 TIMES = torch.linspace(0, 1, 4, dtype=DOUBLE)
@@ -36,10 +36,10 @@ def _afresh(monkeypatch: pytest.MonkeyPatch, native_alone: None, tmp_path: Path)
     """Nothing is known: no compiler, no code, in memory or on disk."""
     monkeypatch.setenv("ODEKIT_CACHE_DIR", str(tmp_path / "code"))
     monkeypatch.setattr(tiers, "_known", type(tiers._known)())
-    monkeypatch.setattr(compiled, "_loaded", {})
-    compiled.c_compiler.cache_clear()
+    monkeypatch.setattr(c_library, "_loaded", {})
+    c_library.c_compiler.cache_clear()
     yield
-    compiled.c_compiler.cache_clear()
+    c_library.c_compiler.cache_clear()
 
 
 def _solve(**options: object) -> odekit.Solution:
@@ -97,13 +97,13 @@ def test_a_cache_that_cannot_be_written(monkeypatch, tmp_path) -> None:
     blocked = tmp_path / "file"
     blocked.write_text("no folder")
     monkeypatch.setenv("ODEKIT_CACHE_DIR", str(blocked / "code"))
-    monkeypatch.setattr(compiled.tempfile, "gettempdir", lambda: str(tmp_path))
+    monkeypatch.setattr(c_library.tempfile, "gettempdir", lambda: str(tmp_path))
 
     assert _solve().stats.tier == "native"
 
     monkeypatch.setattr(tiers, "_known", type(tiers._known)())
-    monkeypatch.setattr(compiled, "_loaded", {})
-    monkeypatch.setattr(compiled.tempfile, "gettempdir", lambda: str(blocked))
+    monkeypatch.setattr(c_library, "_loaded", {})
+    monkeypatch.setattr(c_library.tempfile, "gettempdir", lambda: str(blocked))
     with pytest.warns(odekit.CompileWarning, match="neither written nor loaded"):
         assert _solve().stats.tier == "eager"
 
@@ -114,7 +114,7 @@ def test_a_cache_that_others_may_write_is_not_used(monkeypatch, tmp_path) -> Non
     shared.mkdir()
     shared.chmod(0o777)
     monkeypatch.setenv("ODEKIT_CACHE_DIR", str(shared))
-    monkeypatch.setattr(compiled.tempfile, "gettempdir", lambda: str(tmp_path))
+    monkeypatch.setattr(c_library.tempfile, "gettempdir", lambda: str(tmp_path))
 
     assert _solve().stats.tier == "native"
     assert not list(shared.iterdir())
@@ -130,7 +130,7 @@ def test_damaged_code_is_compiled_again(damage, monkeypatch, tmp_path) -> None:
     path.write_bytes(whole[:200] if damage is None else damage)
     monkeypatch.setenv("ODEKIT_CACHE_DIR", str(path.parent))
     monkeypatch.setattr(tiers, "_known", type(tiers._known)())
-    monkeypatch.setattr(compiled, "_loaded", {})
+    monkeypatch.setattr(c_library, "_loaded", {})
 
     assert _solve().stats.tier == "native"
     assert len(path.read_bytes()) > 1000
@@ -139,8 +139,8 @@ def test_damaged_code_is_compiled_again(damage, monkeypatch, tmp_path) -> None:
 def test_code_is_found_on_disk(monkeypatch, tmp_path) -> None:
     _solve()
     monkeypatch.setattr(tiers, "_known", type(tiers._known)())
-    monkeypatch.setattr(compiled, "_loaded", {})
-    monkeypatch.setattr(compiled, "_compile", lambda *_: pytest.fail("it was compiled again"))
+    monkeypatch.setattr(c_library, "_loaded", {})
+    monkeypatch.setattr(c_library, "_compile", lambda *_: pytest.fail("it was compiled again"))
 
     assert _solve().stats.tier == "native"
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from odekit._engine.compiled import NoCompiler, c_compiler
+from odekit._engine.c_library import NoCompiler, c_compiler
 from odekit._engine.scalars import Unsupported
 from odekit._engine.tracing import trace
 

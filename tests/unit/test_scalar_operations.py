@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from odekit._engine.c_code import TYPES, Array, prelude
-from odekit._engine.compiled import build
+from odekit._engine.c_library import build
 from odekit._engine.scalar_arithmetic import ONE, TWO
 from odekit._engine.scalars import Unsupported
 from odekit._engine.tracing import Given, Outside, Wanted, make_stage

@@ -22,13 +22,12 @@ import torch
 from torch import Tensor
 from torch.fx import Graph, Node
 
+from odekit._engine.c_library import c_compiler, own_folder
 from odekit._engine.compiled import (
     FORMAT,
     Compiled,
     Joint,
-    c_compiler,
     load_library,
-    own_folder,
 )
 from odekit._engine.recording import NumbersUnread, Recording
 

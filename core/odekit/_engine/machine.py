@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from odekit._engine.c_code import TYPES, Array, Parts, Stage, source
+from odekit._engine.c_library import build
 from odekit._engine.clock import CountedField
-from odekit._engine.compiled import build
 from odekit._engine.scalars import Unsupported, Value
 from odekit._engine.tracing import Given, Outside, Wanted, make_stage
 from odekit.controller import StepController

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from odekit._engine.c_library import NoCompiler
 from odekit._engine.clock import CountedField, Stop, stops_of
-from odekit._engine.compiled import NoCompiler
 from odekit._engine.machine import Frame, Machine, frames_of, save_of
 from odekit._engine.scalars import Unsupported
 from odekit.controller import StepController

@@ -20,7 +20,8 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from odekit._engine import graphed
-from odekit._engine.compiled import NoCompiler, is_transformed
+from odekit._engine.c_library import NoCompiler
+from odekit._engine.compiled import is_transformed
 from odekit._engine.identity import Identity
 from odekit._engine.machine import Machine, save_of
 from odekit._engine.native import find_machine, run_machine
