@@ -33,7 +33,7 @@ LEAST = 3
 """Rounds that every method gets, however slow it is."""
 
 SHORT, MOST = 0.25, 20
-"""Calls that take less than these seconds are made again within a round, up to so often."""
+"""A turn has as many calls as go into these seconds, one at least and at most so many."""
 
 PACKAGES = (
     "odekit", "torch", "torchdiffeq", "torchode", "diffrax", "jax", "numpy", "scipy",

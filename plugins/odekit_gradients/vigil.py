@@ -59,6 +59,9 @@ SPREAD = 5
 APART = 8
 """Steps between these, at least."""
 
+FEW = 256
+"""Rows up to which floats are looked at one by one faster than in arrays."""
+
 
 def find_limit(solver: Solver) -> float | None:
     """The longest stable step of a field that decays at rate one; None where nobody knows."""
@@ -86,7 +89,7 @@ def is_calm(sizes: Any) -> bool:
 def has_grown(t: list[float], rows: list[float], places: list[float], sizes: list[float]) -> bool:
     """Whether `Vigil.look` would find, at one of all places, that a cotangent has grown.
 
-    For one lane, in floats: it is asked on every way back, where arrays would take longer.
+    For one lane, in floats: it is asked on every way back, where small arrays take longer.
 
     Args:
         t: times of the rows.
@@ -94,9 +97,11 @@ def has_grown(t: list[float], rows: list[float], places: list[float], sizes: lis
         places: times from the last to the first.
         sizes: norms of the cotangents there.
     """
-    sign, low = -1.0 if t[-1] < t[0] else 1.0, 0.0
+    sign, low, added, left = -1.0 if t[-1] < t[0] else 1.0, 0.0, 0.0, len(rows)
     for at, size in zip(places, sizes, strict=True):
-        added = sum([row for time, row in zip(t, rows, strict=True) if sign * (time - at) >= 0])
+        while left and sign * (t[left - 1] - at) >= 0:
+            left -= 1
+            added += rows[left]
         if _is_grown(size, max(added + low, EXACT * added), added):
             return True
         low = min(low, size - added)

@@ -20,6 +20,7 @@ from odekit_gradients.transforms import refuse_transforms
 from odekit_gradients.vigil import (
     APART,
     EARLY,
+    FEW,
     GROWTH,
     SPREAD,
     Vigil,
@@ -45,7 +46,8 @@ def watched(problem: Problem, integrate: Integrate, name: str) -> Trajectory:
         return trajectory
     steps = [x for x in path.found() if x[2].requires_grad]
     times, lanes = trajectory.t.detach(), len(y0) if problem.per_sample else 1
-    look = partial(Vigil, problem, limit, name)
+    # Not the observer, which may hold what is on the graph: nobody would ever free that.
+    look = partial(Vigil, replace(problem, observer=None), limit, name)
     passing = _Passing(look, [(t, h, y.detach()) for t, h, y in steps], lanes)
     _hook(trajectory.y, lambda grad: passing.open(times, grad))
     for i, (_, _, y) in enumerate(steps):
@@ -141,7 +143,7 @@ class _Passing:
         t, grad_y = opened
         places = sorted(seen, reverse=True)
         with torch.no_grad():
-            sizes = _read([grad_y, torch.stack([seen[place] for place in places])], self.lanes)
+            sizes = _read(grad_y, [seen[place] for place in places], self.lanes)
             if sizes is None or self._is_quiet(t, places, sizes):
                 return
             vigil = self.look(by_start)
@@ -152,11 +154,12 @@ class _Passing:
 
     def _is_quiet(self, t: Tensor, places: list[int], sizes: Any) -> bool:
         """Whether there is nothing to ask the field about."""
-        rows = sizes.shape[0] - len(places)
-        if self.lanes > 1:
+        rows = len(sizes) - len(places)
+        if self.lanes > 1 or rows > FEW:
             return is_calm(sizes[rows - 1 :])
         known: list[float] = sizes.reshape(-1).tolist()
-        if not max(known[rows - 1 :]) > GROWTH * min(known[rows - 1 :]):
+        compared = known[rows - 1 :]
+        if math.isnan(sum(compared)) or max(compared) <= GROWTH * min(compared):
             return True
         at = [float(self.steps[place][0]) for place in places]
         return not has_grown(t.reshape(-1).tolist(), known[:rows], at, known[rows:])
@@ -167,16 +170,16 @@ class _Passing:
         self.seen.clear()
 
 
-def _read(parts: list[Tensor], lanes: int) -> Any:
-    """`norms` of the rows of all; None where one is not finite or cannot be read.
+def _read(grad_y: Tensor, cotangents: list[Tensor], lanes: int) -> Any:
+    """`norms` of the rows and the cotangents; None where rows are not finite or cannot be read.
 
     That is so of a batch of gradients taken together.
     """
     try:
-        found = norms(torch.cat(parts), lanes)
+        found = norms(torch.cat([grad_y, torch.stack(cotangents)]), lanes)
     except RuntimeError:
         return None
-    return found if math.isfinite(found.sum()) else None
+    return found if math.isfinite(found[: len(grad_y)].sum()) else None
 
 
 def _hook(y: Tensor, told: Callable[[Tensor], None]) -> None:

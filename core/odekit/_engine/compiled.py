@@ -277,13 +277,14 @@ def inductor(graph: Any, primals: int, outputs: int) -> tuple[list[Compiled], Pa
     around = all(node.meta["val"].device.type == "cpu" for node in given)
     ways = {
         "cpp_wrapper": around,
+        "cpp_wrapper_build_separate": False,
         "cpp.vec_isa_ok": True,  # asked already; trying it out would take a second
         "cpp_cache_precompile_headers": False,  # which takes twice as long as reading them once
     }
     waiting: list[_Awaited] = []
     try:
         with (
-            config.patch(ways),
+            config.patch({name: way for name, way in ways.items() if _has(config, name)}),
             # Not what was compiled for others without these ways.
             kept.patch(cache_key_tag=f"odekit {FORMAT}"),  # type: ignore[attr-defined]
             _own_ways(waiting),
@@ -298,6 +299,14 @@ def inductor(graph: Any, primals: int, outputs: int) -> tuple[list[Compiled], Pa
     except Exception as error:
         text = str(error).strip().split("\n")[0]
         raise Unsupported(f"the compiler failed: {type(error).__name__}: {text[:200]}") from error
+
+
+def _has(config: Any, name: str) -> bool:
+    """Whether PyTorch's compiler has this setting."""
+    missing = object()
+    for part in name.split("."):
+        config = getattr(config, part, missing)
+    return config is not missing
 
 
 @contextlib.contextmanager
@@ -396,7 +405,7 @@ def _bare(
     """
     inside = [_called_by(x) for x in functions]
     parts = [x for x in inside if x is not None]
-    if len(parts) == len(functions):
+    if len(parts) == len(functions) and _loads():
         with contextlib.suppress(Exception):  # whatever it is, there is another way
             path = Path(parts[0].load(joined([x.text for x in parts]), *LEVEL).__file__)
             return load_library(path, len(parts)), path
@@ -426,16 +435,21 @@ def joined(texts: Sequence[str]) -> str:
     return "\n".join(whole)
 
 
+def _loads() -> bool:
+    """Whether it is known how to load and call a compiled graph."""
+    return None not in (private["address"], private["lend"], private["take"])
+
+
 def load_library(path: Path, count: int) -> list[Compiled]:
     """Compiled graphs from the file that they are in, or from a copy of that.
 
     Raises:
         ImportError: it cannot be loaded.
     """
-    address, lend, take = (private[name] for name in ("address", "lend", "take"))
-    if address is None or lend is None or take is None:
+    if not _loads():
         raise ImportError("this PyTorch calls compiled graphs in another way")
-    os.environ["_TORCHINDUCTOR_PYOBJECT_TENSOR_DATA_PTR"] = str(address)
+    lend, take = private["lend"], private["take"]
+    os.environ["_TORCHINDUCTOR_PYOBJECT_TENSOR_DATA_PTR"] = str(private["address"])
 
     def function(number: int) -> Compiled:
         name = f"{ENTRY}_{number}" if number else ENTRY

@@ -85,6 +85,15 @@ def test_the_training_problems_have_the_gradient_of_torchdiffeq(large):
     assert peer.evaluations == 6 * (peer.accepted + peer.rejected) + 2
 
 
+def test_the_row_at_a_larger_tolerance_is_as_much_work_as_torchdiffeq_and_errs_less():
+    case = training(CPU, large=False)
+    mine = only(speed_odekit.rows(case, compiled=False), "odekit dopri5, tolerance*5/4")
+    peer = only(speed_peers.rows(case, "torchdiffeq", compiled=False), "torchdiffeq")
+    truth = case.reference()
+    assert mine.evaluations == peer.evaluations
+    assert errors(case, mine.value, truth)["error"] < errors(case, peer.value, truth)["error"]
+
+
 def test_every_lean_gradient_is_that_of_the_small_network():
     case = training(CPU, large=False)
     truth = case.reference()

@@ -206,6 +206,49 @@ def test_nothing_is_kept_and_every_pass_is_judged() -> None:
     assert gone() is None
 
 
+@pytest.mark.parametrize("back", [False, True])
+@pytest.mark.parametrize("method", ["unrolled", "auto"])
+def test_nothing_is_kept_of_a_single_step(method: str, *, back: bool) -> None:
+    def solved(kept: Tensor) -> None:
+        y0 = torch.ones(2, dtype=F64, requires_grad=True)
+        y = odekit.solve(
+            lambda t, y: -y if kept.numel() else y,
+            y0,
+            [0.0, 1.0],
+            solver="rk4",
+            step_size=1.0,
+            gradient=method,
+        ).y
+        if back:
+            y.sum().backward()
+
+    kept = torch.ones(3)
+    gone = weakref.ref(kept)
+    solved(kept)
+    del kept
+    gc.collect()
+    assert gone() is None
+
+
+def test_a_lane_whose_gradient_overflows_hides_no_other() -> None:
+    length = 1.5 * 2.785 / 100  # one and a half times what rk4 is stable for at rate 100
+    y0 = torch.tensor([[1.0, 0.0], [1.0, 0.0]], dtype=F64, requires_grad=True)
+    rates = torch.tensor([100.0, 1e12], dtype=F64)
+
+    def field(t: Tensor, y: Tensor) -> Tensor:
+        return torch.stack([-y[:, 0], -rates * y[:, 1]], -1)
+
+    def run() -> Tensor:
+        end = 40 * length
+        found = odekit.solve(field, y0, [0.0, end], solver="rk4", step_size=length, per_sample=True)
+        return torch.autograd.grad(found.y[-1].sum(), y0)[0]
+
+    grad, said = warned(run)
+    assert bool(torch.isfinite(grad[0]).all())
+    assert not bool(torch.isfinite(grad[1]).all())
+    assert said
+
+
 def test_random_numbers_are_not_used_up() -> None:
     def run() -> Tensor:
         y0 = WAVE.clone().requires_grad_()
